@@ -1,0 +1,122 @@
+"""The one exception tree of GLM-Crush.
+
+    GlmError
+    ├── ConfigError              an option, file or variable of ours is unknown or malformed
+    ├── ModelError               a model cannot be used
+    │   ├── ModelNotFoundError       no such name in the store, no such path
+    │   ├── CheckpointError          files are missing, truncated or contradict themselves
+    │   ├── UnsupportedModelError    the architecture, quantisation or config key is not one we run
+    │   └── PackedFileError          a packed file is stale, truncated or not ours
+    ├── DownloadError            a transfer failed or its content does not match its hash
+    ├── TokenizerError           a tokenizer is malformed
+    ├── TemplateError            a chat template failed, looped or was refused
+    ├── RequestError             what the caller asked for is invalid (a 4xx in every protocol)
+    │   ├── InvalidParameterError    one parameter is out of range; names it
+    │   └── ContextLengthError       prompt and reply do not fit the context
+    ├── OverloadedError          the queue is full; try again later (429/503 with Retry-After)
+    ├── KernelError              an array at the native boundary has the wrong dtype, layout or size
+    └── EngineError              the engine stopped; the request was not finished
+
+A message states the value, the limit and the remedy. Each protocol adapter maps each class to one status.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "ContextLengthError",
+    "DownloadError",
+    "EngineError",
+    "GlmError",
+    "InvalidParameterError",
+    "KernelError",
+    "ModelError",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "PackedFileError",
+    "RequestError",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedModelError",
+]
+
+
+class GlmError(Exception):
+    """Base of every error that GLM-Crush raises on purpose."""
+
+
+class ConfigError(GlmError):
+    """An option, configuration file or environment variable is unknown or malformed."""
+
+
+class ModelError(GlmError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model of that name is in the store and no such path exists."""
+
+
+class CheckpointError(ModelError):
+    """Checkpoint files are missing, truncated or contradict themselves."""
+
+
+class UnsupportedModelError(ModelError):
+    """The architecture, quantisation or a config key is not one this engine runs."""
+
+
+class PackedFileError(ModelError):
+    """A packed file is stale, truncated or was not written by this layout version."""
+
+
+class DownloadError(GlmError):
+    """A transfer failed, or its content does not match the published hash."""
+
+
+class TokenizerError(GlmError):
+    """A tokenizer definition is malformed."""
+
+
+class TemplateError(GlmError):
+    """A chat template failed, ran over its limits or tried something the sandbox refuses."""
+
+
+class RequestError(GlmError):
+    """What the caller asked for is invalid.
+
+    Attributes:
+        parameter: name of the offending parameter, or None when the request as a whole is wrong.
+    """
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class InvalidParameterError(RequestError):
+    """One parameter is out of its range."""
+
+
+class ContextLengthError(RequestError):
+    """Prompt and reply together do not fit the model's context."""
+
+
+class OverloadedError(GlmError):
+    """The queue is full; the caller may try again.
+
+    Attributes:
+        retry_after_seconds: when a retry is worth it.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class KernelError(GlmError):
+    """An array at the native boundary has the wrong dtype, layout or size."""
+
+
+class EngineError(GlmError):
+    """The engine stopped before the request was finished."""

@@ -1,0 +1,281 @@
+"""The program: what a model family compiles to and what an executor runs.
+
+A program is a flat tuple of fused operations over float32 activation buffers of shape
+`[num_tokens, width]`, with its weights named by strings that the packed file resolves. The
+native executor and its NumPy twin (`reference.py`) run the same program.
+
+Below: nothing. Above: `models` builds programs, `engine` runs them. This module knows neither
+checkpoints nor requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "AddNorm",
+    "Attention",
+    "CacheLayer",
+    "CopyHeads",
+    "Embed",
+    "ForwardBatch",
+    "HeadLinear",
+    "Linear",
+    "Logits",
+    "MixtureOfExperts",
+    "Norm",
+    "Op",
+    "Program",
+    "RmsNorm",
+    "Rope",
+    "View",
+]
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class View:
+    """Columns `[offset, offset + width)` of activation buffer `buffer`, for every token."""
+
+    buffer: int
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS normalisation (Zhang & Sennrich 2019): `x / sqrt(mean(x^2) + eps) * weight`.
+
+    Attributes:
+        weight: name of a float32 vector (families with a `1 + w` convention add the 1 when packing).
+        eps: added to the mean square.
+    """
+
+    weight: str
+    eps: float
+
+
+@dataclass(frozen=True)
+class Rope:
+    """One rotary embedding (Su et al. 2021), shared by all layers that name it.
+
+    Attributes:
+        inv_freq: float32 `[rotary_dim / 2]`, angle per position, scaling (llama3, linear, yarn) applied.
+        interleaved: pairs are (2i, 2i+1); otherwise (i, i + rotary_dim/2).
+        attention_factor: multiplies cos and sin (yarn).
+    """
+
+    inv_freq: tuple[float, ...]
+    interleaved: bool
+    attention_factor: float = 1.0
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inv_freq)
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """What one attention layer keeps per token: `num_kv_heads` keys of `key_dim` and values of `value_dim`."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True)
+class Embed:
+    """`out = table[token_id] * scale`; `table` is a packed linear of shape `[vocab, hidden]`."""
+
+    table: str
+    out: View
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class RmsNorm:
+    """`out = norm(input)`; `out` may be `input` itself."""
+
+    input: View
+    norm: Norm
+    out: View
+
+
+@dataclass(frozen=True)
+class AddNorm:
+    """`out += norm(input)`: the residual step of families that normalise a block's output."""
+
+    input: View
+    norm: Norm
+    out: View
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`y = act(norm(input) @ weight.T + bias)`, stored to or added to `out`.
+
+    Attributes:
+        norm: applied to the input first, or None.
+        weight: packed linear; for a gated activation its panels alternate gate and up rows.
+        bias: float32 vector `[rows]` or None (never with a gated activation).
+        activation: "none", "silu_gate" (`silu(gate) * up`) or "gelu_gate" (tanh-approximated GELU).
+        accumulate: add to `out` (a residual) instead of storing.
+    """
+
+    input: View
+    weight: str
+    out: View
+    norm: Norm | None = None
+    bias: str | None = None
+    activation: str = "none"
+    accumulate: bool = False
+
+
+@dataclass(frozen=True)
+class HeadLinear:
+    """One matrix per head: `out[:, h] = input[:, h] @ weight[h].T` (MLA's absorbed projections).
+
+    `weight` is a packed linear with `num_heads` experts. Head h reads columns
+    `input.offset + h * input_stride` onwards (`cols` of them) and writes `rows` columns at
+    `out.offset + h * out_stride`.
+    """
+
+    input: View
+    weight: str
+    out: View
+    num_heads: int
+    input_stride: int
+    out_stride: int
+
+
+@dataclass(frozen=True)
+class CopyHeads:
+    """Copy `width` columns per head between strided places; a stride of 0 broadcasts or reads one head."""
+
+    input: View
+    out: View
+    num_heads: int
+    input_stride: int
+    out_stride: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Rotate, write the cache, attend causally.
+
+    Order per head: optional RMS norm of query and key heads, rotary embedding on dims
+    `[rope_offset, rope_offset + rotary_dim)`, cache write, softmax(q k^T * scale) v in float32.
+
+    Attributes:
+        query: `num_heads * key_dim` columns. key: `num_kv_heads * key_dim`. value: `num_kv_heads * value_dim`.
+        out: `num_heads * value_dim` columns.
+        cache: index into `Program.caches`.
+        rope: index into `Program.ropes`, or None for no rotation.
+        window: attend to at most this many latest tokens (itself included), or None.
+    """
+
+    query: View
+    key: View
+    value: View
+    out: View
+    cache: int
+    num_heads: int
+    scale: float
+    rope: int | None
+    rope_offset: int = 0
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class MixtureOfExperts:
+    """Route each token to `top_k` experts and add their weighted outputs to `out`.
+
+    Router (float32): `s = softmax|sigmoid(norm(x) @ router.T)`; choose the `top_k` largest of
+    `s + router_bias` (after keeping `topk_group` of `n_group` groups by the sum of their two best);
+    weights are the unbiased `s`, divided by their sum (+1e-20) if `normalize`, times `scale`.
+    Ties go to the lower expert index. Each token adds its experts in ascending expert index.
+
+    Attributes:
+        router: float32 matrix `[num_experts, hidden]` stored as a vector; router_bias: float32 `[num_experts]` or None.
+        gate_up: packed linear with `num_experts` experts, gate and up panels alternating; down: packed linear likewise.
+        activation: "silu_gate" or "gelu_gate".
+    """
+
+    input: View
+    norm: Norm
+    router: str
+    router_bias: str | None
+    gate_up: str
+    down: str
+    out: View
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    scoring: str
+    normalize: bool
+    scale: float
+    n_group: int = 1
+    topk_group: int = 1
+    activation: str = "silu_gate"
+
+
+@dataclass(frozen=True)
+class Logits:
+    """`logits = norm(input[logit_rows]) @ weight.T * scale`, then `softcap * tanh(logits / softcap)` if set."""
+
+    input: View
+    norm: Norm
+    weight: str
+    vocab_size: int
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+Op = Embed | RmsNorm | AddNorm | Linear | HeadLinear | CopyHeads | Attention | MixtureOfExperts | Logits
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled model: operations in order, over numbered buffers.
+
+    Attributes:
+        buffers: width of each float32 activation buffer; buffer 0 is the residual stream.
+        ropes: rotary tables by index. caches: KV cache layers by index.
+        max_position: positions are below this.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    max_position: int
+    buffers: tuple[int, ...]
+    ropes: tuple[Rope, ...]
+    caches: tuple[CacheLayer, ...]
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class ForwardBatch:
+    """One engine step as plain integer arrays; `T` tokens of `S` sequences.
+
+    Attributes:
+        token_ids: int32 `[T]`, sequences back to back.
+        positions: int32 `[T]`, absolute position of each token in its sequence.
+        query_start: int32 `[S + 1]`, where each sequence's tokens begin in `[0, T]`.
+        context_lens: int32 `[S]`, tokens of the sequence in the cache once this step is done.
+        block_tables: int32 `[S, max_blocks]`, cache block of each run of `block_size` positions, padded with -1.
+        logit_rows: int32 `[R]`, rows of the batch whose logits are wanted.
+    """
+
+    token_ids: Int32
+    positions: Int32
+    query_start: Int32
+    context_lens: Int32
+    block_tables: Int32
+    logit_rows: Int32

@@ -1,0 +1,150 @@
+"""Values that cross layers: messages, sampling parameters, finished outputs.
+
+Nothing here imports anything of ours but errors; everything is frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from glm_crush.errors import InvalidParameterError
+
+__all__ = ["CompletionOutput", "FinishReason", "Message", "RequestOutput", "SamplingParams", "TokenLogprobs", "Usage"]
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class Message(TypedDict, total=False):
+    """One chat message in the OpenAI shape, as chat templates expect it."""
+
+    role: str
+    content: str | list[dict[str, object]] | None
+    name: str
+    reasoning_content: str | None
+    tool_calls: list[dict[str, object]]
+    tool_call_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens. Defaults: the model's own distribution, 128 tokens.
+
+    Filters apply in the order penalties, bias, temperature, top_k, top_p, min_p, typical_p.
+
+    Attributes:
+        temperature: 0 is greedy. top_k: keep the k likeliest (0 = all). top_p: smallest set with this mass.
+        min_p: drop tokens below this share of the likeliest. typical_p: locally typical mass (Meister 2022).
+        repetition_penalty: divides positive, multiplies negative logits of tokens seen in prompt or reply (1 = off).
+        presence_penalty, frequency_penalty: subtracted once, or per occurrence, for tokens of the reply.
+        logit_bias: added to the logits of token ids.
+        seed: fixes the random stream of this request, alone or in any batch; None draws one.
+        stop: strings that end the reply and are not part of it. stop_token_ids: ids that do.
+        max_tokens: None = up to the end of the context. min_tokens: no stop before this many.
+        logprobs: number of alternatives to report per token, None = none. prompt_logprobs: the same for the prompt.
+        n: independent replies. ignore_eos: do not stop at the model's end-of-text ids.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    max_tokens: int | None = 128
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises InvalidParameterError naming the parameter, its value and its range."""
+        _check("temperature", self.temperature, 0.0, 100.0)
+        _check("top_k", self.top_k, 0, 2**31 - 1)
+        _check("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _check("min_p", self.min_p, 0.0, 1.0)
+        _check("typical_p", self.typical_p, 0.0, 1.0, low_open=True)
+        _check("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _check("n", self.n, 1, 128)
+        if self.max_tokens is not None:
+            _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.seed is not None:
+            _check("seed", self.seed, -(2**63), 2**64 - 1)
+        if self.logprobs is not None:
+            _check("logprobs", self.logprobs, 0, 20)
+        if self.prompt_logprobs is not None:
+            _check("prompt_logprobs", self.prompt_logprobs, 0, 20)
+        for token_id, bias in self.logit_bias.items():
+            _check(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if any(not s for s in self.stop):
+            raise InvalidParameterError("stop contains an empty string; give non-empty strings", parameter="stop")
+
+
+def _check(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidParameterError(f"{name} is {value!r}; give a number", parameter=name)
+    if value < low or value > high or (low_open and value == low):
+        bracket = "(" if low_open else "["
+        raise InvalidParameterError(f"{name} is {value}; it must lie in {bracket}{low}, {high}]", parameter=name)
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probability of one chosen token and of the likeliest alternatives, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One finished (or so far) reply.
+
+    Attributes:
+        text: decoded so far; a stop string is not part of it. stop_reason: the stop string or id that ended it.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of a request; `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """What a request has produced: its prompt and one `CompletionOutput` per reply."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    usage: Usage
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    time_to_first_token_seconds: float | None = None
+    elapsed_seconds: float | None = None
