@@ -1,0 +1,1 @@
+"""From messages to prompt and back: templates, reasoning and tool-call parsers, the ChatModel backends."""

@@ -1,0 +1,1 @@
+"""From requests to tokens: scheduler, block pool, runner, sampler. Policy here, arithmetic in `kernels`."""

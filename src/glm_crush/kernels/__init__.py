@@ -1,0 +1,1 @@
+"""The only door to native code: the program, its native executor and its NumPy twin."""

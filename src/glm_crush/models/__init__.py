@@ -1,0 +1,1 @@
+"""Model families as descriptions over shared blocks, compiled once into a program."""

@@ -1,0 +1,1 @@
+"""The HTTP server: `app.py` composes it, one adapter per protocol."""
