@@ -7,7 +7,8 @@ Per panel and per block of 64 columns, two groups g = 0, 1 of 32 columns:
     q4   576 B  float16 scales[2][16], then 8 lines of 64 B. Line 4g+j, byte r*4+b: low nibble column 32g+4j+b,
                 high nibble column 32g+16+4j+b of row r. w = scale * (code - 8)
     q4a  640 B  float16 scales[2][16], float16 mins[2][16], then lines as q4. w = scale * code + min
-    q8g 1088 B  float16 scales[2][16], then 16 lines of 64 B. Line 8g+j, byte r*4+b: column 32g+4j+b. w = scale * (code - 128)
+    q8g 1088 B  float16 scales[2][16], then 16 lines of 64 B. Line 8g+j, byte r*4+b: column 32g+4j+b.
+                w = scale * (code - 128)
     q8          once per panel float32 scales[16]; per block 16 lines as q8g. w = scale[row] * (code - 128)
     bf16        per pair of columns one line of 64 B: row r at bytes 4r: even column, odd column
     f32         per column one line: 16 float32
@@ -29,6 +30,8 @@ __all__ = [
     "PANEL_ROWS",
     "QuantBlocks",
     "RowQuant",
+    "bfloat16_bits_to_float32",
+    "float32_to_bfloat16_bits",
     "interleave_gated",
     "pack_bf16",
     "pack_blocks",
