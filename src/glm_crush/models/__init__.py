@@ -1,1 +1,1 @@
-"""Model families as descriptions over shared blocks, compiled once into a program."""
+"""Model families: descriptions over shared blocks, compiled once into a program (see `compiler`)."""

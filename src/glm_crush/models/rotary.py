@@ -1,0 +1,152 @@
+"""Rotary embeddings as config.json describes them: angles per position, with context extension applied.
+
+Reads both forms: transformers 5 (`rope_parameters`, per layer type in gemma3) and older files
+(`rope_theta`, `partial_rotary_factor`, `rope_scaling`). Scalings: none, linear, llama3, yarn
+(Peng et al. 2023); anything else fails the load. All angles are computed in float32 in the order
+transformers uses, so that the end of a long context agrees. Below: `config_reader`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_crush.errors import UnsupportedModelError
+from glm_crush.kernels.program import Rope
+from glm_crush.models.config_reader import ConfigReader, nearest
+
+__all__ = ["RotaryConfig", "read_rotary", "rotary_frequencies"]
+
+Float32 = npt.NDArray[np.float32]
+
+_SCALINGS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class RotaryConfig:
+    """One rotary embedding and how far it reaches.
+
+    Attributes:
+        rope: the angles.
+        extended_positions: context the scaling stretches the model to, or None when it states none (yarn does).
+    """
+
+    rope: Rope
+    extended_positions: int | None = None
+
+    def reach(self, max_position_embeddings: int) -> int:
+        """How many positions the model can use."""
+        return max(max_position_embeddings, self.extended_positions or 0)
+
+
+def read_rotary(
+    reader: ConfigReader,
+    *,
+    head_dim: int,
+    interleaved: bool = False,
+    default_theta: float = 10000.0,
+    default_partial: float = 1.0,
+) -> RotaryConfig:
+    """Reads the rotary embedding of a model that has one for all its layers.
+
+    Args:
+        reader: the model's configuration.
+        head_dim: width that `partial_rotary_factor` is a share of.
+        interleaved: whether the family pairs (2i, 2i+1).
+        default_theta, default_partial: the family's values where the file gives none.
+    """
+    theta = reader.positive("rope_theta", default_theta)
+    partial = reader.positive("partial_rotary_factor", default_partial)
+    parameters = reader.section("rope_parameters") or reader.section("rope_scaling")
+    reader.section("rope_scaling")  # a file that carries both forms says the same in both
+    return rotary_frequencies(parameters, theta=theta, partial=partial, head_dim=head_dim, interleaved=interleaved)
+
+
+def rotary_frequencies(
+    parameters: ConfigReader | None, *, theta: float, partial: float, head_dim: int, interleaved: bool = False
+) -> RotaryConfig:
+    """Computes the angles from a `rope_parameters` or `rope_scaling` object, which it reads to the end.
+
+    Raises:
+        UnsupportedModelError: an unknown scaling or key, or a rotary dimension that is odd or too large.
+    """
+    if parameters is None:
+        parameters = ConfigReader({}, "rope_parameters")
+    kind = parameters.text("rope_type", parameters.text("type", "default"))
+    if kind not in _SCALINGS:
+        raise UnsupportedModelError(
+            f"{parameters.where}: rope_type {kind!r} is not supported{nearest(kind, _SCALINGS)} "
+            f"Supported: {', '.join(_SCALINGS)}."
+        )
+    theta = parameters.positive("rope_theta", theta)
+    partial = parameters.positive("partial_rotary_factor", partial)
+    dim = int(head_dim * partial)
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise UnsupportedModelError(
+            f"{parameters.where}: partial_rotary_factor {partial} of head_dim {head_dim} rotates {dim} dimensions; "
+            f"it must be an even number in [2, {head_dim}]"
+        )
+    frequencies = (1.0 / _powers(theta, dim)).astype(np.float32)
+    attention_factor, extended = 1.0, None
+    if kind == "linear":
+        frequencies = frequencies / np.float32(parameters.positive("factor"))
+    elif kind == "llama3":
+        frequencies = _llama3(parameters, frequencies)
+    elif kind == "yarn":
+        frequencies, attention_factor, extended = _yarn(parameters, theta, dim)
+    parameters.finish()
+    rope = Rope(tuple(float(f) for f in frequencies), interleaved, attention_factor)
+    return RotaryConfig(rope, extended)
+
+
+def _powers(theta: float, dim: int) -> Float32:
+    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    return np.power(np.float32(theta), exponents, dtype=np.float32)
+
+
+def _llama3(parameters: ConfigReader, frequencies: Float32) -> Float32:
+    """Llama 3.1: slow angles are divided by `factor`, fast ones kept, those between are blended."""
+    factor = np.float32(parameters.positive("factor"))
+    low = np.float32(parameters.positive("low_freq_factor"))
+    high = np.float32(parameters.positive("high_freq_factor"))
+    context = np.float32(parameters.integer("original_max_position_embeddings"))
+    wavelength = np.float32(2 * math.pi) / frequencies
+    smooth = (context / wavelength - low) / (high - low)
+    blended = (1 - smooth) * frequencies / factor + smooth * frequencies
+    scaled = np.where(wavelength > context / low, frequencies / factor, blended)
+    return np.where(wavelength < context / high, frequencies, scaled).astype(np.float32)
+
+
+def _yarn(parameters: ConfigReader, theta: float, dim: int) -> tuple[Float32, float, int]:
+    """YaRN (section 3.4): fast dimensions keep their angle, slow ones are interpolated, a ramp joins them."""
+    factor = parameters.positive("factor")
+    original = parameters.integer("original_max_position_embeddings")
+    attention_factor = parameters.optional_number("attention_factor")
+    mscale, mscale_all_dim = parameters.optional_number("mscale"), parameters.optional_number("mscale_all_dim")
+    if attention_factor is None and mscale and mscale_all_dim:
+        attention_factor = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim)
+    elif attention_factor is None:
+        attention_factor = _mscale(factor, 1.0)
+
+    def dimension_of(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = dimension_of(parameters.positive("beta_fast", 32.0))
+    high = dimension_of(parameters.positive("beta_slow", 1.0))
+    if parameters.flag("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / (high - low), 0, 1).astype(np.float32)
+    powers = _powers(theta, dim)
+    interpolated = 1.0 / (np.float32(factor) * powers)
+    frequencies = interpolated * ramp + (1.0 / powers) * (1 - ramp)
+    return frequencies.astype(np.float32), attention_factor, round(original * factor)
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
