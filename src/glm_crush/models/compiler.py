@@ -52,7 +52,8 @@ def compile_model(
     """Compiles config.json.
 
     Args:
-        config: config.json. generation_config: generation_config.json, for its end-of-turn ids.
+        config: config.json.
+        generation_config: generation_config.json, for its end-of-turn ids.
         tensor_names: what the checkpoint holds; decides how its names begin and whether it has
             multi-token prediction layers. The program does not depend on it.
 

@@ -56,7 +56,8 @@ def read_rotary(
         reader: the model's configuration.
         head_dim: width that `partial_rotary_factor` is a share of.
         interleaved: whether the family pairs (2i, 2i+1).
-        default_theta, default_partial: the family's values where the file gives none.
+        default_theta: the family's base where the file gives none.
+        default_partial: the family's rotated share of a head where the file gives none.
     """
     theta = reader.positive("rope_theta", default_theta)
     partial = reader.positive("partial_rotary_factor", default_partial)
@@ -104,7 +105,8 @@ def rotary_frequencies(
 
 def _powers(theta: float, dim: int) -> Float32:
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    return np.power(np.float32(theta), exponents, dtype=np.float32)
+    powers: Float32 = np.power(np.float32(theta), exponents, dtype=np.float32)
+    return powers
 
 
 def _llama3(parameters: ConfigReader, frequencies: Float32) -> Float32:

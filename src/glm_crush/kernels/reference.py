@@ -1,0 +1,148 @@
+"""The reference executor: runs a program in plain NumPy, one readable line of maths per operation.
+
+It is the definition that the native executor is tested against, and itself is checked against transformers.
+Above: tests, and `make oracle`. Below: `reference_math`, `reference_attention`, `reference_experts`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glm_crush.errors import KernelError
+from glm_crush.kernels.program import (
+    AddNorm,
+    Attention,
+    CopyHeads,
+    Embed,
+    ForwardBatch,
+    HeadLinear,
+    Linear,
+    Logits,
+    MixtureOfExperts,
+    Norm,
+    Op,
+    Program,
+    RmsNorm,
+    View,
+)
+from glm_crush.kernels.reference_attention import PagedCache, attend
+from glm_crush.kernels.reference_experts import mixture_of_experts
+from glm_crush.kernels.reference_math import Float32, WeightSource, gated_activation, linear, rms_norm
+
+__all__ = ["ReferenceExecutor"]
+
+
+class ReferenceExecutor:
+    """Runs steps of a program; keeps the KV cache between them.
+
+    Args:
+        program: the model.
+        weights: its weights as plain numbers.
+        num_blocks: blocks of the KV cache.
+        block_size: positions per block.
+        kv_dtype: "f32", or "bf16" to round keys and values when they are written.
+        quantize_activations: round inputs of linear weights as the integer and bf16 kernels do: int8 per
+            token (per token and head in `HeadLinear`) for q4, q4a, q8 and q8g; bfloat16 for bf16; not at all for f32.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: WeightSource,
+        *,
+        num_blocks: int,
+        block_size: int = 16,
+        kv_dtype: str = "f32",
+        quantize_activations: bool = False,
+    ) -> None:
+        if kv_dtype not in ("f32", "bf16"):
+            raise KernelError(f"kv_dtype is {kv_dtype!r}; choose f32 or bf16")
+        self.program = program
+        self._weights = weights
+        self._quantize = quantize_activations
+        self._caches = tuple(
+            PagedCache(layer, num_blocks=num_blocks, block_size=block_size, kv_dtype=kv_dtype)
+            for layer in program.caches
+        )
+
+    def forward(self, batch: ForwardBatch) -> Float32:
+        """Runs one step and returns float32 logits `[num_logit_rows, vocab_size]`."""
+        buffers = [np.zeros((len(batch.token_ids), width), np.float32) for width in self.program.buffers]
+        logits = np.zeros((len(batch.logit_rows), self.program.vocab_size), np.float32)
+        for op in self.program.ops:
+            if isinstance(op, Logits):
+                logits = self._logits(op, _read(buffers, op.input)[batch.logit_rows])
+            else:
+                self._run(op, buffers, batch)
+        return logits
+
+    def _run(self, op: Op, buffers: list[Float32], batch: ForwardBatch) -> None:
+        """Runs one operation that writes a buffer."""
+        match op:
+            case Embed():
+                table = self._weights.linear(op.table).values[0]
+                _read(buffers, op.out)[:] = table[batch.token_ids] * np.float32(op.scale)
+            case RmsNorm():
+                _read(buffers, op.out)[:] = self._normed(_read(buffers, op.input), op.norm)
+            case AddNorm():
+                _read(buffers, op.out)[:] += self._normed(_read(buffers, op.input), op.norm)
+            case Linear():
+                self._linear(op, buffers)
+            case HeadLinear():
+                self._head_linear(op, buffers)
+            case CopyHeads():
+                for head in range(op.num_heads):
+                    target = _columns(op.out, head * op.out_stride, op.width)
+                    _read(buffers, target)[:] = _read(buffers, _columns(op.input, head * op.input_stride, op.width))
+            case Attention():
+                qkv = (_read(buffers, op.query), _read(buffers, op.key), _read(buffers, op.value))
+                rope = None if op.rope is None else self.program.ropes[op.rope]
+                mixed = attend(op, self._caches[op.cache], rope, self._weights, qkv, batch)
+                _read(buffers, op.out)[:] = mixed
+            case MixtureOfExperts():
+                normed = self._normed(_read(buffers, op.input), op.norm)
+                output = mixture_of_experts(op, normed, self._weights, quantize_activations=self._quantize)
+                _read(buffers, op.out)[:] += output
+            case Logits():
+                raise AssertionError("logits are not written to a buffer")
+
+    def _linear(self, op: Linear, buffers: list[Float32]) -> None:
+        x = _read(buffers, op.input)
+        if op.norm is not None:
+            x = self._normed(x, op.norm)
+        y = linear(x, self._weights.linear(op.weight), quantize_activations=self._quantize)
+        if op.activation != "none":
+            y = gated_activation(y, op.out.width, op.activation)
+        y = y[:, : op.out.width]
+        if op.bias is not None:
+            y = y + self._weights.vector(op.bias)
+        out = _read(buffers, op.out)
+        out[:] = out + y if op.accumulate else y
+
+    def _head_linear(self, op: HeadLinear, buffers: list[Float32]) -> None:
+        weight = self._weights.linear(op.weight)
+        _, rows, cols = weight.values.shape
+        for head in range(op.num_heads):
+            x = _read(buffers, _columns(op.input, head * op.input_stride, cols))
+            y = linear(x, weight, head, quantize_activations=self._quantize)
+            _read(buffers, _columns(op.out, head * op.out_stride, rows))[:] = y
+
+    def _logits(self, op: Logits, hidden: Float32) -> Float32:
+        weight = self._weights.linear(op.weight)
+        logits = linear(self._normed(hidden, op.norm), weight, quantize_activations=self._quantize)
+        logits = logits[:, : op.vocab_size] * np.float32(op.scale)
+        if op.softcap is not None:
+            logits = np.float32(op.softcap) * np.tanh(logits / np.float32(op.softcap))
+        return logits
+
+    def _normed(self, x: Float32, norm: Norm) -> Float32:
+        return rms_norm(x, self._weights.vector(norm.weight), norm.eps)
+
+
+def _read(buffers: list[Float32], view: View) -> Float32:
+    """The columns of a view, not copied."""
+    return buffers[view.buffer][:, view.offset : view.offset + view.width]
+
+
+def _columns(view: View, offset: int, width: int) -> View:
+    return View(view.buffer, view.offset + offset, width)
