@@ -1,0 +1,44 @@
+"""N5 and N6: the random-weight shapes in 4-bit against llama.cpp Q4_0: prefill, decode, decode at depth 4,096.
+
+`dense-1.5b` is bound by memory and shows the share of the physical limit (N6: 88 % of the bandwidth, 68 % of the int8
+peak); `glm4moe-small` has the architecture of GLM-4.6 (N5).
+"""
+
+from __future__ import annotations
+
+from harness import arguments, compare, print_header
+from peers.engines import Llama, Ours, Task
+from peers.paths import model
+from peers.model_shapes import cost
+from roofline import measure
+
+PREFILL = Task(prompt_tokens=512)
+DECODE = Task(generate_tokens=64)
+DEEP_DECODE = Task(generate_tokens=32, depth=4096)
+TARGETS = {
+    "dense-1.5b": {PREFILL: 2.6, DECODE: 1.7, DEEP_DECODE: 2.6},
+    "glm4moe-small": {PREFILL: 4.5, DECODE: 1.9, DEEP_DECODE: 2.0},
+}
+
+
+def main() -> None:
+    """Print the figures of the chosen shapes."""
+    parser = arguments(__doc__)
+    parser.add_argument("shapes", nargs="*", metavar="|".join(TARGETS), help="default: both")
+    options = parser.parse_args()
+    print_header("N5, N6: random-weight shapes, 4-bit")
+    machine = measure(options.threads)
+    for shape in options.shapes or TARGETS:
+        print(f"## {shape}\n")
+        file = model(f"{shape}-q4_0.gguf")
+        for task, target in TARGETS[shape].items():
+            if task.prompt_tokens:
+                limit = machine.int8_operations_per_second / cost(shape).prefill_operations()
+            else:
+                limit = machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth)
+            ours = Ours(file, "q4", options.threads)
+            compare(ours, Llama(file, options.threads).settings(), task, options.rounds).report(target, limit)
+
+
+if __name__ == "__main__":
+    main()
