@@ -12,7 +12,9 @@ from glm_crush.config import Settings, load_settings
 from glm_crush.errors import ConfigError
 
 
-def load(tmp_path: Path, *, file: str | None = None, environ: dict[str, str] | None = None, **flags: object) -> Settings:
+def load(
+    tmp_path: Path, *, file: str | None = None, environ: dict[str, str] | None = None, **flags: object
+) -> Settings:
     if file is not None:
         (tmp_path / "config.toml").write_text(file)
     environ = {"GLM_HOME": str(tmp_path), **(environ or {})}
@@ -89,7 +91,7 @@ def test_what_is_unknown_or_malformed_in_the_file_is_refused(tmp_path: Path, fil
 
 
 def test_the_error_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="config.toml"):
+    with pytest.raises(ConfigError, match=r"config\.toml"):
         load(tmp_path, file="[crush]\nthreads = 'many'")
 
 

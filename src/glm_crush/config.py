@@ -8,6 +8,7 @@ A key `section.name` is set by `[section] name = ...` in the TOML file, by `GLM_
 flag that a verb offers for it (or `--set section.name=value`).
 """
 
+# ruff: noqa: RUF009 (_setting returns a dataclass field)
 from __future__ import annotations
 
 import difflib
@@ -59,7 +60,9 @@ class ModelSettings:
     """Which model is used when none is named."""
 
     name: str = _setting(DEFAULT_MODEL, "model used when a verb is given none: a store name or a path")
-    context_length: int | None = _setting(None, "largest prompt + reply in tokens; unset = what the model allows", low=1)
+    context_length: int | None = _setting(
+        None, "largest prompt + reply in tokens; unset = what the model allows", low=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,97 @@
+"""Options and arguments that several verbs share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from glm_crush.config import Settings
+
+__all__ = [
+    "JsonOption",
+    "KvDtype",
+    "KvDtypeOption",
+    "ModelArgument",
+    "NameArgument",
+    "RootOptions",
+    "ThreadsOption",
+    "WeightFormat",
+    "WeightFormatOption",
+    "root_options",
+    "settings_from",
+]
+
+
+class WeightFormat(StrEnum):
+    """Run-time weight formats that a user may ask for."""
+
+    auto = "auto"
+    q4 = "q4"
+    q8 = "q8"
+    bf16 = "bf16"
+    f32 = "f32"
+
+
+class KvDtype(StrEnum):
+    """Types of the KV cache."""
+
+    bf16 = "bf16"
+    f32 = "f32"
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A store name, a GGUF file, a Hugging Face folder or a packed .glm file.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name in the store (see glm list).")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", metavar="N", min=1, help="Compute threads; default: physical cores."),
+]
+WeightFormatOption = Annotated[
+    WeightFormat | None,
+    typer.Option("--weight-format", "-w", help="Run-time weights; default: as the source has them."),
+]
+KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text for people.")]
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """What was given before the verb: a configuration file and `--set` values."""
+
+    config_path: Path | None = None
+    flags: Mapping[str, object] = field(default_factory=dict)
+
+
+def root_options(config: Path | None, assignments: list[str]) -> RootOptions:
+    """Read the options of the root command.
+
+    Raises:
+        typer.BadParameter: an assignment is not `section.name=value`.
+    """
+    flags: dict[str, object] = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator or "." not in key:
+            raise typer.BadParameter(f"{assignment!r} is not section.name=value", param_hint="--set")
+        flags[key.strip()] = value.strip()
+    return RootOptions(config, flags)
+
+
+def settings_from(ctx: typer.Context, **flags: object) -> Settings:
+    """The settings of this invocation; flags are named `section__name`, None = not given.
+
+    Raises:
+        ConfigError: see `load_settings`.
+    """
+    from glm_crush.config import load_settings
+
+    root = ctx.obj if isinstance(ctx.obj, RootOptions) else RootOptions()
+    given = {key.replace("__", ".", 1): value for key, value in flags.items() if value is not None}
+    return load_settings(config_path=root.config_path, flags={**root.flags, **given})

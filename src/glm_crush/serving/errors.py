@@ -1,0 +1,94 @@
+"""Which HTTP status and which OpenAI error body each exception becomes.
+
+Every class of `glm_crush.errors` has exactly one line in the table; anything else is a 500 whose message
+says nothing of our internals (they go to the log, with the request id).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from glm_crush import errors
+
+__all__ = ["ApiError", "ErrorReply", "error_reply"]
+
+
+class ApiError(Exception):
+    """A refusal that belongs to HTTP rather than to the engine: no route, no key, body too large."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.parameter = parameter
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """What the client gets: a status, the OpenAI error object, and headers such as Retry-After."""
+
+    status: int
+    type: str
+    message: str
+    code: str | None = None
+    parameter: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, object]:
+        """The OpenAI shape: `{"error": {message, type, param, code}}`."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.parameter, "code": self.code},
+        }
+
+
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+
+# The most derived class that matches wins; the order is that of the tree in errors.py, leaves first.
+_STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
+    (errors.ContextLengthError, 400, "context_length_exceeded"),
+    (errors.InvalidParameterError, 400, "invalid_parameter"),
+    (errors.RequestError, 400, None),
+    (errors.TemplateError, 400, "template_error"),
+    (errors.ModelNotFoundError, 404, "model_not_found"),
+    (errors.OverloadedError, 503, "engine_overloaded"),
+    (errors.EngineError, 503, "engine_stopped"),
+)
+
+
+def error_reply(error: BaseException) -> ErrorReply:
+    """The reply for an exception of any kind."""
+    if isinstance(error, ApiError):
+        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+        return ErrorReply(error.status, kind, str(error), error.code, error.parameter)
+    for error_class, status, code in _STATUSES:
+        if isinstance(error, error_class):
+            return ErrorReply(
+                status,
+                "invalid_request_error" if status < 500 else "server_error",
+                str(error),
+                code,
+                _parameter(error),
+                _retry_headers(error),
+            )
+    return ErrorReply(500, "server_error", "internal error; the server's log has the details", "internal_error")
+
+
+def _parameter(error: errors.GlmError) -> str | None:
+    if isinstance(error, errors.RequestError):
+        return error.parameter
+    if isinstance(error, errors.ModelNotFoundError):
+        return "model"
+    return "messages" if isinstance(error, errors.TemplateError) else None
+
+
+def _retry_headers(error: errors.GlmError) -> dict[str, str]:
+    """Clients wait and try again by this header; the OpenAI SDK also obeys milliseconds."""
+    if isinstance(error, errors.OverloadedError):
+        seconds = error.retry_after_seconds
+    elif isinstance(error, errors.EngineError):
+        seconds = 1.0
+    else:
+        return {}
+    return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(round(seconds * 1000))}

@@ -1,0 +1,87 @@
+"""The JSON of replies: whole objects, and stream chunks built from a head that is encoded once a request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from glm_crush.serving.errors import error_reply
+from glm_crush.types import Usage
+
+__all__ = ["DONE", "ChunkWriter", "ReplyHead", "error_event", "usage_object"]
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyHead:
+    """What every object and chunk of one reply repeats."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """The common fields; `kind` is the `object` field."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+class ChunkWriter:
+    """Encodes the chunks of one stream.
+
+    Args:
+        kind: "chat.completion.chunk" or "text_completion".
+        include_usage: as OpenAI does, every chunk then has `usage`, null but in the last.
+    """
+
+    def __init__(self, head: ReplyHead, kind: str, *, include_usage: bool) -> None:
+        fields = json.dumps(head.fields(kind), separators=(",", ":"))
+        self._head = f"data: {fields[:-1]},"
+        self._tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
+
+    def delta(
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: object = None
+    ) -> bytes:
+        """One chunk of a chat completion."""
+        return self._choice(index, f'"delta":{json.dumps(delta, separators=(",", ":"))}', finish_reason, logprobs)
+
+    def text(self, index: int, text: str, finish_reason: str | None = None, logprobs: object = None) -> bytes:
+        """One chunk of a text completion."""
+        return self._choice(index, f'"text":{json.dumps(text)}', finish_reason, logprobs)
+
+    def usage(self, usage: Usage) -> bytes:
+        """The last chunk before [DONE]: no choices, only the counts."""
+        counts = json.dumps(usage_object(usage), separators=(",", ":"))
+        return f'{self._head}"choices":[],"usage":{counts}}}\n\n'.encode()
+
+    def _choice(self, index: int, content: str, finish_reason: str | None, logprobs: object) -> bytes:
+        reason = "null" if finish_reason is None else f'"{finish_reason}"'
+        probabilities = "null" if logprobs is None else json.dumps(logprobs, separators=(",", ":"))
+        return (
+            f'{self._head}"choices":[{{"index":{index},{content},"logprobs":{probabilities},'
+            f'"finish_reason":{reason}}}]{self._tail}'
+        ).encode()
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage`, with the cached part of the prompt."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def error_event(error: BaseException) -> bytes:
+    """What a stream that has begun sends instead of its rest; OpenAI's clients raise on it."""
+    return f"data: {json.dumps(error_reply(error).body())}\n\n".encode()

@@ -1,0 +1,118 @@
+"""POST /v1/completions: a prompt as text or token ids, or several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
+from glm_crush.serving.openai.deltas import Delta
+from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, total_usage
+from glm_crush.serving.openai.logprobs import completion_logprobs
+from glm_crush.serving.openai.parameters import completion_sampling_params
+from glm_crush.serving.openai.protocol import CompletionRequest, parse_request
+from glm_crush.serving.served_model import ServedModel
+from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs
+
+__all__ = ["Completions"]
+
+MOST_PROMPTS = 256
+
+
+class Completions:
+    """The route of text completions over the served models."""
+
+    def __init__(self, models: dict[str, ServedModel], *, ping_interval_seconds: float) -> None:
+        self._models = models
+        self._ping_interval = ping_interval_seconds
+
+    async def create(self, http: Request) -> Response:
+        """Answer one request, as a stream or as one object."""
+        request = parse_request(CompletionRequest, await http.body())
+        model = find_model(self._models, request.model)
+        params = completion_sampling_params(request, model.default_params)
+        prompts = await _encode_prompts(request, model)
+        head = new_head("cmpl", model)
+        exchange = Exchange(
+            request,
+            [model.generate(prompt, params) for prompt in prompts],
+            replies_per_prompt=params.n,
+            ping_interval_seconds=self._ping_interval,
+        )
+        echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]
+        offsets: dict[int, int] = {}  # of the next token of each choice, for logprobs in a stream
+
+        def encode(writer: ChunkWriter, delta: Delta) -> list[bytes]:
+            echo = echoes[delta.index // params.n]
+            offset = offsets.get(delta.index, len(echo))
+            logprobs = _logprobs(delta.logprobs or None, model, offset)
+            offsets[delta.index] = offset + len(delta.text)
+            text = echo + delta.text if delta.first else delta.text
+            return [writer.text(delta.index, text, delta.finish_reason, logprobs)]
+
+        def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+            return _reply(head, outputs, echoes, params.n, model)
+
+        return await exchange.respond(http, head, "text_completion", encode, build)
+
+
+async def _encode_prompts(request: CompletionRequest, model: ServedModel) -> list[list[int]]:
+    """One list of ids per prompt.
+
+    Raises:
+        InvalidParameterError: no prompt, too many, or an id the model does not have.
+    """
+    given = request.prompt
+    prompts: list[str | list[int]]
+    if isinstance(given, str):
+        prompts = [given]
+    elif given and all(isinstance(item, int) for item in given):
+        prompts = [[item for item in given if isinstance(item, int)]]
+    else:
+        prompts = [item for item in given if not isinstance(item, int)]
+    if not 1 <= len(prompts) <= MOST_PROMPTS:
+        raise InvalidParameterError(
+            f"prompt holds {len(prompts)} prompts; give between 1 and {MOST_PROMPTS}", parameter="prompt"
+        )
+    encoded = []
+    for prompt in prompts:
+        ids = await model.encode_text(prompt) if isinstance(prompt, str) else model.check_token_ids(prompt, "prompt")
+        if not ids:
+            raise InvalidParameterError("prompt is empty; give at least one token", parameter="prompt")
+        encoded.append(ids)
+    return encoded
+
+
+def _reply(
+    head: ReplyHead,
+    outputs: Sequence[RequestOutput],
+    echoes: Sequence[str],
+    replies_per_prompt: int,
+    model: ServedModel,
+) -> dict[str, Any]:
+    choices = [
+        _choice(number * replies_per_prompt + reply.index, reply, echoes[number], model)
+        for number, output in enumerate(outputs)
+        for reply in output.outputs
+    ]
+    return {**head.fields("text_completion"), "choices": choices, "usage": usage_object(total_usage(outputs))}
+
+
+def _choice(index: int, reply: CompletionOutput, echo: str, model: ServedModel) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": echo + reply.text,
+        "logprobs": _logprobs(reply.logprobs, model, len(echo)),
+        "finish_reason": reply.finish_reason,
+    }
+
+
+def _logprobs(tokens: Sequence[TokenLogprobs] | None, model: ServedModel, offset: int) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    token_ids = [token.token_id for token in tokens]
+    return completion_logprobs(tokens, model.codec, token_ids=token_ids, text_offset=offset)

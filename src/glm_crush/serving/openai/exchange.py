@@ -1,0 +1,131 @@
+"""What chat completions and completions have in common: read the request, stream or collect, count.
+
+A request is read, checked, encoded and queued before the first byte of the reply, so that every refusal has
+its own status; what fails later is one error event of the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.errors import ModelNotFoundError
+from glm_crush.serving.event_stream import EventStream, run_until_disconnect
+from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, error_event
+from glm_crush.serving.openai.deltas import Delta, DeltaTracker, merge_streams
+from glm_crush.serving.openai.protocol import GenerationRequest
+from glm_crush.serving.served_model import ServedModel
+from glm_crush.types import RequestOutput, Usage
+
+__all__ = ["Exchange", "find_model", "json_response", "new_head", "total_usage"]
+
+_log = logging.getLogger("glm_crush.serving")
+
+EncodeDelta = Callable[[ChunkWriter, Delta], list[bytes]]
+BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
+
+
+def find_model(models: dict[str, ServedModel], name: str | None) -> ServedModel:
+    """The model a request names; none = the only or first one.
+
+    Raises:
+        ModelNotFoundError: this server has no model of that name.
+    """
+    if not name:
+        return next(iter(models.values()))
+    if name not in models:
+        raise ModelNotFoundError(f"the model {name!r} is not served here; there is {', '.join(models)}")
+    return models[name]
+
+
+def new_head(prefix: str, model: ServedModel) -> ReplyHead:
+    """A fresh reply id and the time."""
+    return ReplyHead(
+        id=f"{prefix}-{uuid.uuid4().hex}", created=int(time.time()), model=model.name, fingerprint=model.fingerprint
+    )
+
+
+def json_response(body: dict[str, Any], status: int = 200) -> Response:
+    """A JSON response without the detour over Python strings."""
+    return Response(to_json(body), status_code=status, media_type="application/json")
+
+
+def total_usage(outputs: Sequence[RequestOutput]) -> Usage:
+    """Sums over the prompts of one request."""
+    return Usage(
+        prompt_tokens=sum(output.usage.prompt_tokens for output in outputs),
+        completion_tokens=sum(output.usage.completion_tokens for output in outputs),
+        cached_tokens=sum(output.usage.cached_tokens for output in outputs),
+    )
+
+
+class Exchange:
+    """One request with its queued generations, answered as a stream or as one object.
+
+    Args:
+        streams: one per prompt, already accepted by the engine. replies_per_prompt: the request's `n`.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        streams: Sequence[AsyncIterator[RequestOutput]],
+        *,
+        replies_per_prompt: int,
+        ping_interval_seconds: float,
+    ) -> None:
+        self._request = request
+        self._streams = streams
+        self._replies_per_prompt = replies_per_prompt
+        self._ping_interval = ping_interval_seconds
+
+    async def respond(
+        self, http: Request, head: ReplyHead, chunk_kind: str, encode_delta: EncodeDelta, build_reply: BuildReply
+    ) -> Response:
+        """The HTTP response; a client that goes away ends the generation in both cases."""
+        if self._request.stream:
+            events = self._events(head, chunk_kind, encode_delta)
+            return EventStream(events, ping_interval_seconds=self._ping_interval)
+        outputs = await run_until_disconnect(self._collect(), http.receive)
+        return Response(status_code=499) if outputs is None else json_response(build_reply(outputs))
+
+    async def _collect(self) -> list[RequestOutput]:
+        """The last output of every prompt."""
+        last: dict[int, RequestOutput] = {}
+        trackers = self._trackers()
+        async for number, output in merge_streams(self._streams):
+            trackers[number].update(output)  # raises if the engine aborted it
+            last[number] = output
+        return [last[number] for number in sorted(last)]
+
+    async def _events(self, head: ReplyHead, chunk_kind: str, encode_delta: EncodeDelta) -> AsyncGenerator[bytes, None]:
+        options = self._request.stream_options
+        include_usage = options is not None and options.include_usage
+        writer = ChunkWriter(head, chunk_kind, include_usage=include_usage)
+        trackers = self._trackers()
+        last: dict[int, RequestOutput] = {}
+        outputs = merge_streams(self._streams)
+        try:
+            async for number, output in outputs:
+                last[number] = output
+                chunks = [chunk for delta in trackers[number].update(output) for chunk in encode_delta(writer, delta)]
+                if chunks:
+                    yield b"".join(chunks)
+            if include_usage:
+                yield writer.usage(total_usage(list(last.values())))
+            yield DONE
+        except Exception as error:  # noqa: BLE001 - the status is out: the client is told by an event
+            _log.error("stream %s failed", head.id, exc_info=error)
+            yield error_event(error)
+        finally:
+            await outputs.aclose()  # type: ignore[attr-defined]
+
+    def _trackers(self) -> list[DeltaTracker]:
+        return [DeltaTracker(number * self._replies_per_prompt) for number in range(len(self._streams))]

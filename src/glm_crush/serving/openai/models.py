@@ -1,0 +1,39 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.serving.openai.exchange import find_model, json_response
+from glm_crush.serving.served_model import ServedModel
+
+__all__ = ["Models"]
+
+
+class Models:
+    """The routes that say what is served."""
+
+    def __init__(self, models: dict[str, ServedModel]) -> None:
+        self._models = models
+
+    async def list(self, _: Request) -> Response:
+        """Every served model."""
+        return json_response({"object": "list", "data": [_card(model) for model in self._models.values()]})
+
+    async def retrieve(self, http: Request) -> Response:
+        """One model; 404 if it is not served."""
+        return json_response(_card(find_model(self._models, http.path_params["model_id"])))
+
+
+def _card(model: ServedModel) -> dict[str, Any]:
+    """OpenAI's four fields, and the context length under vLLM's name."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "glm-crush",
+        "max_model_len": model.context_length,
+    }

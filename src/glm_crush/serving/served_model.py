@@ -1,0 +1,134 @@
+"""A model as the protocol adapters see it: text in, a stream of `RequestOutput` out.
+
+Above: the adapters. Below: a tokenizer, a chat template and an engine behind the protocol `GenerationEngine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from glm_crush.errors import InvalidParameterError
+from glm_crush.types import Message, RequestOutput, SamplingParams
+
+__all__ = ["ChatPrompt", "GenerationEngine", "ServedModel", "TextCodec"]
+
+# Rendering and encoding less than this takes well under a millisecond: not worth a thread switch.
+_INLINE_CHARACTERS = 2_000
+
+
+class GenerationEngine(Protocol):
+    """What serving needs of an engine."""
+
+    def submit(
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+    ) -> AsyncIterator[RequestOutput]:
+        """Queue a request; the iterator yields the whole reply so far after each change.
+
+        Closing the iterator aborts the request.
+
+        Raises:
+            RequestError, OverloadedError, EngineError: before anything has been generated.
+        """
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether new requests can be answered."""
+        ...
+
+
+class TextCodec(Protocol):
+    """Tokenizer and chat template of one model."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text as a prompt, with the tokens the model wants at the start."""
+        ...
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **variables: Any) -> list[int]:
+        """Token ids of a conversation.
+
+        Raises:
+            TemplateError: the template refuses the conversation, or the model has none.
+        """
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token stands for; not always whole characters."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation to render: `variables` go to the template (`enable_thinking`, ...)."""
+
+    messages: Sequence[Message]
+    add_generation_prompt: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """One model behind the API.
+
+    Attributes:
+        name: what clients call it. context_length: largest prompt + reply. vocab_size: ids must lie below it.
+        default_params: the model's published sampling defaults, for what a request leaves out.
+        fingerprint: changes when the same request could give other tokens (weights, format, version).
+    """
+
+    name: str
+    engine: GenerationEngine
+    codec: TextCodec
+    context_length: int
+    vocab_size: int
+    default_params: SamplingParams = field(default_factory=SamplingParams)
+    fingerprint: str = "glm-crush"
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
+        """Token ids of a conversation; large ones are rendered off the event loop."""
+        size = sum(len(str(message.get("content") or "")) for message in prompt.messages)
+        return await self._off_loop(size, self._render, prompt)
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Token ids of a plain prompt."""
+        return await self._off_loop(len(text), self.codec.encode, text)
+
+    def check_token_ids(self, token_ids: Sequence[int], parameter: str) -> list[int]:
+        """Token ids a client sent, if this model has them.
+
+        Raises:
+            InvalidParameterError: an id outside the vocabulary.
+        """
+        for token_id in token_ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise InvalidParameterError(
+                    f"{parameter} holds the token id {token_id}; this model's ids lie in [0, {self.vocab_size})",
+                    parameter=parameter,
+                )
+        return list(token_ids)
+
+    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> AsyncIterator[RequestOutput]:
+        """Queue one request; see `GenerationEngine.submit`."""
+        return self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params)
+
+    def _render(self, prompt: ChatPrompt) -> list[int]:
+        return self.codec.render(
+            prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables
+        )
+
+    @staticmethod
+    async def _off_loop(size: int, function: Any, argument: object) -> list[int]:
+        if size < _INLINE_CHARACTERS:
+            result: list[int] = function(argument)
+            return result
+        return await asyncio.to_thread(function, argument)

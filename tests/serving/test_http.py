@@ -1,0 +1,81 @@
+"""What holds for every route: ids, keys, sizes, unknown paths, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+Start = Callable[..., Any]
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+def test_every_reply_carries_a_request_id_and_its_time(start_server: Start) -> None:
+    response = httpx2.get(f"{start_server().url}/health")
+    assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["openai-processing-ms"].isdigit()
+
+
+def test_the_callers_request_id_is_kept_if_it_is_sane(start_server: Start) -> None:
+    server = start_server()
+    kept = httpx2.get(f"{server.url}/health", headers={"x-request-id": "abc-1"})
+    replaced = httpx2.get(f"{server.url}/health", headers={"x-request-id": "a b"})
+    assert kept.headers["x-request-id"] == "abc-1"
+    assert replaced.headers["x-request-id"].startswith("req_")
+
+
+def test_probes_say_that_it_lives_and_can_answer(start_server: Start) -> None:
+    server = start_server()
+    assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert httpx2.get(f"{server.url}/ready").json() == {"status": "ready", "models": ["scripted"]}
+    assert "version" in httpx2.get(f"{server.url}/version").json()
+
+
+def test_a_server_whose_engine_stopped_is_not_ready(start_server: Start, scripted_engine: Any) -> None:
+    response = httpx2.get(f"{start_server(scripted_engine(is_alive=False)).url}/ready")
+    assert (response.status_code, response.json()["stopped"]) == (503, ["scripted"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v2/nothing", 404), ("GET", "/v1/chat/completions", 405)]
+)
+def test_an_unknown_path_or_method_has_the_usual_error_body(
+    start_server: Start, method: str, path: str, status: int
+) -> None:
+    response = httpx2.request(method, f"{start_server().url}{path}")
+    assert response.status_code == status
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_with_a_key_set_every_api_path_needs_it(start_server: Start) -> None:
+    server = start_server(key="secret")
+    url = f"{server.url}/v1/models"
+    without, wrong = httpx2.get(url), httpx2.get(url, headers={"authorization": "Bearer other"})
+    assert [without.status_code, wrong.status_code] == [401, 401]
+    assert without.json()["error"]["code"] == "invalid_api_key"
+    assert httpx2.get(url, headers={"authorization": "Bearer secret"}).status_code == 200
+    assert httpx2.get(url, headers={"x-api-key": "secret"}).status_code == 200
+    assert httpx2.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_body_above_the_limit_is_refused_declared_or_not(start_server: Start) -> None:
+    server = start_server(max_body_bytes=1000)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 100
+
+    declared = httpx2.post(f"{server.url}/v1/chat/completions", content=b"x" * 3000)
+    chunked = httpx2.post(f"{server.url}/v1/chat/completions", content=chunks())
+    for response in (declared, chunked):
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "request_too_large"
+    assert httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT).status_code == 200
+
+
+def test_the_openapi_document_describes_the_bodies(start_server: Start) -> None:
+    document = httpx2.get(f"{start_server().url}/openapi.json").json()
+    schema = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "messages" in schema["properties"]
