@@ -1,0 +1,225 @@
+"""The engine: requests in, one step at a time, deltas out.
+
+Above: `llm` (in-process) and `async_engine` (its own thread). Below: scheduler, runner, replies. Not thread-safe:
+one thread at a time. Knows neither messages nor protocols.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from glm_crush.engine.metrics import EngineMetrics
+from glm_crush.engine.output import RequestDelta, RequestStats
+from glm_crush.engine.reply import MakeDetokenizer, Reply
+from glm_crush.engine.request import Request
+from glm_crush.engine.request_checks import check_prompt, check_sampling_params
+from glm_crush.engine.runner import Runner
+from glm_crush.engine.scheduler import ScheduledBatch, Scheduler
+from glm_crush.errors import EngineError, InvalidParameterError
+from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Runs many requests together.
+
+    Args:
+        eos_token_ids: ids that end a reply unless the request ignores them.
+        make_detokenizer: called with `skip_special_tokens` for each reply; None = no text, token ids only.
+        clock: seconds, for the statistics.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        eos_token_ids: Sequence[int] = (),
+        make_detokenizer: MakeDetokenizer | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.metrics = EngineMetrics()
+        self.scheduler = scheduler
+        self._runner = runner
+        self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < runner.vocab_size)
+        self._make_detokenizer = make_detokenizer
+        self._clock = clock
+        self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
+        self._replies: dict[Request, Reply] = {}
+        self._failure: EngineError | None = None
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._requests)
+
+    def add_request(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+    ) -> str:
+        """Queue a request; its `n` replies draw from the seeds `seed`, `seed + 1`, ...
+
+        Lower `priority` goes first. Returns the request id, which its deltas carry; None = a random one.
+
+        Raises:
+            InvalidParameterError: a token id is outside the vocabulary, or parameters contradict each other.
+            ContextLengthError: prompt and reply do not fit.
+            OverloadedError: the queue is full.
+            EngineError: the engine has failed before.
+        """
+        self._check_alive()
+        request_id = request_id or f"req-{secrets.token_hex(8)}"
+        if request_id in self._requests:
+            raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
+        check_prompt(prompt_token_ids, self._runner.vocab_size)
+        check_sampling_params(params, self._runner.vocab_size)
+        requests = self._make_requests(request_id, prompt_token_ids, params, priority)
+        self.scheduler.add(requests)
+        self._requests[request_id] = requests
+        return request_id
+
+    def step(self) -> list[RequestDelta]:
+        """Compute one step for the requests that the scheduler picks; returns what each of them gained.
+
+        Raises:
+            EngineError: the step failed. No request can be finished any more; see `abort_all`.
+        """
+        self._check_alive()
+        started = self._clock()
+        try:
+            batch = self.scheduler.schedule()
+            self._note_scheduled(batch, started)
+            result = self._runner.execute(batch)
+            self.scheduler.update(batch, result.token_ids)
+            for request, logprobs in result.scored:
+                request.add_prompt_logprobs(logprobs)
+            now = self._clock()
+            sampled = [scheduled.request for scheduled in batch.requests if scheduled.samples]
+            deltas = list(map(self._absorb, sampled, result.token_ids, result.logprobs, [now] * len(sampled)))
+        except Exception as error:
+            self._failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
+            raise self._failure from error
+        self.metrics.num_steps += 1
+        self.metrics.step_seconds += now - started
+        return deltas
+
+    def abort(self, request_id: str) -> list[RequestDelta]:
+        """End a request where it stands; nothing happens when it is unknown or has finished.
+
+        Returns: the last delta of each of its replies, with the text that was held back.
+        """
+        now = self._clock()
+        deltas = []
+        for request in list(self._requests.get(request_id, ())):
+            reply = self._replies.get(request)
+            text = "" if reply is None else reply.abort()
+            stats = self._finish(request, "abort", now)
+            deltas.append(RequestDelta(request_id, request.index, (), text, finish_reason="abort", stats=stats))
+        return deltas
+
+    def abort_all(self) -> None:
+        """End every request and forget it; works after a failure too."""
+        for request_id in list(self._requests):
+            self.abort(request_id)
+
+    def check_integrity(self) -> None:
+        """Assert that queues, blocks and replies agree; for tests and idle moments."""
+        self.scheduler.check_integrity()
+        unfinished = {request for requests in self._requests.values() for request in requests}
+        assert unfinished == {*self.scheduler.running, *self.scheduler.waiting}
+        assert self._replies.keys() <= unfinished
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise EngineError(str(self._failure)) from self._failure
+
+    def _make_requests(
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, priority: int
+    ) -> list[Request]:
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
+        max_tokens = params.max_tokens or max(1, self.scheduler.max_request_tokens - len(prompt_token_ids))
+        arrival_time = self._clock()
+        return [
+            Request(
+                request_id,
+                prompt_token_ids,
+                params,
+                max_tokens=max_tokens,
+                stop_token_ids=stop_token_ids,
+                seed=(seed + index) % 2**64,
+                index=index,
+                priority=priority,
+                arrival_time=arrival_time,
+            )
+            for index in range(params.n)
+        ]
+
+    def _note_scheduled(self, batch: ScheduledBatch, now: float) -> None:
+        metrics = self.metrics
+        metrics.num_preemptions += len(batch.preempted)
+        for scheduled in batch.requests:
+            metrics.num_computed_tokens += scheduled.num_tokens
+            request = scheduled.request
+            if request.first_scheduled_time is None:
+                request.first_scheduled_time = now
+                metrics.num_started += 1
+                metrics.num_prompt_tokens += request.num_prompt_tokens
+                metrics.queue_seconds += now - request.arrival_time
+                self._replies[request] = Reply(request, self._make_detokenizer)
+
+    def _absorb(self, request: Request, token_id: int, logprobs: TokenLogprobs | None, now: float) -> RequestDelta:
+        """What the request's newest token adds to its reply."""
+        prompt_logprobs = None
+        if request.first_token_time is None:
+            request.first_token_time = now
+            self.metrics.num_first_tokens += 1
+            self.metrics.time_to_first_token_seconds += now - request.arrival_time
+            prompt_logprobs = None if request.prompt_logprobs is None else tuple(request.prompt_logprobs)
+        if token_id < 0:
+            return self._end_without_token(request, now)
+        self.metrics.num_output_tokens += 1
+        reply = self._replies[request]
+        text = reply.push(token_id)
+        reason = reply.finish_reason
+        return RequestDelta(
+            request.request_id,
+            request.index,
+            (token_id,),
+            text,
+            None if logprobs is None else (logprobs,),
+            reason,
+            reply.stop_reason,
+            prompt_logprobs,
+            None if reason is None else self._finish(request, reason, now),
+        )
+
+    def _end_without_token(self, request: Request, now: float) -> RequestDelta:
+        """The sampler found nothing to draw: only this request ends, with an error."""
+        del request.token_ids[-1]
+        text = self._replies[request].abort()
+        stats = self._finish(request, "abort", now)
+        error = EngineError(
+            "No token can be drawn: every logit is NaN or excluded. "
+            "Check logit_bias and min_tokens, or the model's weights."
+        )
+        return RequestDelta(
+            request.request_id, request.index, (), text, finish_reason="abort", stats=stats, error=error
+        )
+
+    def _finish(self, request: Request, reason: FinishReason, now: float) -> RequestStats:
+        """Take the request out of the scheduler and out of our books."""
+        self.scheduler.finish(request, reason)
+        self._replies.pop(request, None)
+        siblings = self._requests[request.request_id]
+        siblings.remove(request)
+        if not siblings:
+            del self._requests[request.request_id]
+        self.metrics.num_finished[reason] += 1
+        return RequestStats.of(request, now)

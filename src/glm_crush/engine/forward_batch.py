@@ -1,0 +1,78 @@
+"""From a scheduled step to the integer arrays that an executor takes.
+
+Above: the runner. Below: `kernels.program.ForwardBatch`. The arrays are allocated once and reused: this runs
+for every token, and most steps change a few numbers only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glm_crush.engine.scheduler import ScheduledBatch, SchedulerLimits
+from glm_crush.kernels.program import ForwardBatch
+
+__all__ = ["ForwardBatchBuilder"]
+
+
+class ForwardBatchBuilder:
+    """Builds one `ForwardBatch` a step; the views in it are valid until the next `build`."""
+
+    def __init__(self, limits: SchedulerLimits, *, block_size: int) -> None:
+        num_tokens, num_seqs = limits.token_budget, limits.max_num_seqs
+        max_blocks = -(-limits.max_context // block_size)
+        self._token_ids = np.zeros(num_tokens, np.int32)
+        self._positions = np.zeros(num_tokens, np.int32)
+        self._query_start = np.zeros(num_seqs + 1, np.int32)
+        self._context_lens = np.zeros(num_seqs, np.int32)
+        self._block_tables = np.full((num_seqs, max_blocks), -1, np.int32)
+        self._logit_rows = np.zeros(num_tokens, np.int32)
+        self._all_positions = np.arange(limits.max_context, dtype=np.int32)
+        # What each row of _block_tables holds: the request's own list (a new one at each admission) and how much of it.
+        self._row_table: list[list[int] | None] = [None] * num_seqs
+        self._row_length = [0] * num_seqs
+
+    def build(self, batch: ScheduledBatch) -> ForwardBatch:
+        """Lay out the tokens of all requests back to back.
+
+        Logit rows are, per request in order: one for each scored prompt position, then one if it samples.
+        """
+        token = row = num_rows = 0
+        for scheduled in batch.requests:
+            request, start, count = scheduled.request, scheduled.start, scheduled.num_tokens
+            end = start + count
+            if count == 1:
+                self._token_ids[token] = request.token_ids[start]
+                self._positions[token] = start
+            else:
+                self._token_ids[token : token + count] = np.frombuffer(request.token_ids, np.int32)[start:end]
+                self._positions[token : token + count] = self._all_positions[start:end]
+            for position in scheduled.scored:
+                self._logit_rows[num_rows] = token + position - 1 - start
+                num_rows += 1
+            token += count
+            if scheduled.samples:
+                self._logit_rows[num_rows] = token - 1
+                num_rows += 1
+            self._context_lens[row] = end
+            self._set_block_table(row, request.block_table)
+            row += 1
+            self._query_start[row] = token
+        return ForwardBatch(
+            token_ids=self._token_ids[:token],
+            positions=self._positions[:token],
+            query_start=self._query_start[: row + 1],
+            context_lens=self._context_lens[:row],
+            block_tables=self._block_tables[:row],
+            logit_rows=self._logit_rows[:num_rows],
+        )
+
+    def _set_block_table(self, row: int, table: list[int]) -> None:
+        """Bring a row up to date: nothing to do in most steps, an append in most others."""
+        known, length = self._row_length[row], len(table)
+        if self._row_table[row] is not table:
+            self._row_table[row] = table
+            self._block_tables[row, length:known] = -1
+            known = 0
+        if known < length:
+            self._block_tables[row, known:length] = table[known:]
+        self._row_length[row] = length

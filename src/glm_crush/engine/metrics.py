@@ -1,0 +1,35 @@
+"""Counters of an engine since its start. The serving layer reads them; nothing here knows a metrics system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from glm_crush.types import FinishReason
+
+__all__ = ["EngineMetrics"]
+
+
+@dataclass
+class EngineMetrics:
+    """Totals; times in seconds, summed over replies.
+
+    Attributes:
+        num_steps, step_seconds: engine steps that computed something, and the time they took.
+        num_computed_tokens: of prompts and replies, those computed again after a preemption included.
+        num_prompt_tokens, num_output_tokens: of replies that have begun; each token once.
+        num_started, queue_seconds: replies that left the queue, and how long they had waited.
+        num_first_tokens, time_to_first_token_seconds: replies with a first token, and the time to it.
+        num_finished: replies by finish reason.
+    """
+
+    num_steps: int = 0
+    step_seconds: float = 0.0
+    num_computed_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_preemptions: int = 0
+    num_started: int = 0
+    queue_seconds: float = 0.0
+    num_first_tokens: int = 0
+    time_to_first_token_seconds: float = 0.0
+    num_finished: dict[FinishReason, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})

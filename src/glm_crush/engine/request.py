@@ -1,0 +1,123 @@
+"""A request inside the engine: its tokens and how far it has been computed.
+
+Above: the scheduler moves requests through a step, the engine creates and ends them. This module knows
+neither arrays nor models.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
+
+__all__ = ["Request", "RequestStatus"]
+
+
+class RequestStatus(Enum):
+    """Where a request stands. A preempted request is WAITING again."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class Request:
+    """One reply in the making; a call with `n` replies is `n` of these with the same `request_id`.
+
+    Attributes:
+        token_ids: prompt and reply back to back, 4 bytes a token (queues may be long).
+        num_computed_tokens: tokens whose keys and values are in the cache; it chases `num_tokens`.
+        block_table: cache blocks in order of position; a new list at every admission.
+        max_tokens: reply length at which the request ends, resolved against the context.
+        stop_token_ids: ids that end the reply, end-of-text ids included unless ignored.
+        seed: of the random stream, resolved; differs between the replies of one call.
+        priority: lower goes first; equal priorities go in order of `arrival`.
+        prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
+    """
+
+    __slots__ = (
+        "arrival",
+        "arrival_time",
+        "block_table",
+        "finish_reason",
+        "first_scheduled_time",
+        "first_token_time",
+        "index",
+        "max_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "params",
+        "priority",
+        "prompt_logprobs",
+        "request_id",
+        "seed",
+        "status",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        max_tokens: int,
+        stop_token_ids: frozenset[int] = frozenset(),
+        seed: int = 0,
+        index: int = 0,
+        priority: int = 0,
+        arrival_time: float = 0.0,
+    ) -> None:
+        self.request_id = request_id
+        self.index = index
+        self.params = params
+        self.max_tokens = max_tokens
+        self.stop_token_ids = stop_token_ids
+        self.seed = seed
+        self.priority = priority
+        self.token_ids = array("i", prompt_token_ids)
+        self.num_prompt_tokens = len(self.token_ids)
+        self.num_computed_tokens = 0
+        self.block_table: list[int] = []
+        self.status = RequestStatus.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.prompt_logprobs: list[TokenLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
+        self.arrival = -1  # set by the scheduler: its place in the queue among equal priorities
+        self.num_preemptions = 0
+        self.arrival_time = arrival_time
+        self.first_scheduled_time: float | None = None
+        self.first_token_time: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and reply."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def max_num_cached_tokens(self) -> int:
+        """Cache entries at the very end; the last token of a reply is never computed."""
+        return self.num_prompt_tokens + self.max_tokens - 1
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key of the queues: who goes first."""
+        return (self.priority, self.arrival)
+
+    def add_prompt_logprobs(self, logprobs: TokenLogprobs) -> None:
+        """Record the next prompt token's."""
+        assert self.prompt_logprobs is not None
+        self.prompt_logprobs.append(logprobs)
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id!r}/{self.index}, {self.status.name.lower()}, "
+            f"{self.num_computed_tokens} of {self.num_tokens} computed, {self.num_output_tokens} new)"
+        )

@@ -1,0 +1,93 @@
+"""Runs one scheduled step: arrays in, one native call, tokens out.
+
+Above: the engine. Below: the executor (`kernels.native` or its NumPy twin `kernels.reference`), which owns
+the KV cache. This module knows neither queues nor text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_crush.engine.forward_batch import ForwardBatchBuilder
+from glm_crush.engine.request import Request
+from glm_crush.engine.sampler import SampleBatchBuilder
+from glm_crush.engine.scheduler import ScheduledBatch, SchedulerLimits
+from glm_crush.kernels.program import ForwardBatch
+from glm_crush.kernels.sampling import SampleBatch, SampleResult
+from glm_crush.types import TokenLogprobs
+
+__all__ = ["Executor", "Runner", "StepResult"]
+
+
+class Executor(Protocol):
+    """What runs a program over its KV cache; both calls write the cache."""
+
+    def forward(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """Logits, float32 `[num_logit_rows, vocab_size]`."""
+
+    def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult:
+        """One token per logit row."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step yielded.
+
+    Attributes:
+        token_ids: one per request that sampled, in order; -1 where no token could be drawn.
+        logprobs: of those tokens; None where they were not asked for.
+        scored: prompt tokens' logprobs, in order of position.
+    """
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+    scored: list[tuple[Request, TokenLogprobs]]
+
+
+class Runner:
+    """Owns the executor and the arrays of a step."""
+
+    def __init__(self, executor: Executor, limits: SchedulerLimits, *, block_size: int, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._executor = executor
+        self._forward_batch = ForwardBatchBuilder(limits, block_size=block_size)
+        self._sample_batch = SampleBatchBuilder(vocab_size=vocab_size)
+
+    def execute(self, batch: ScheduledBatch) -> StepResult:
+        """Compute the step's tokens and draw from the logits."""
+        forward_batch = self._forward_batch.build(batch)
+        sample_batch = self._sample_batch.build(batch)
+        if sample_batch.num_rows == 0:
+            self._executor.forward(forward_batch)
+            return StepResult([], [], [])
+        return _read(batch, self._executor.forward_sample(forward_batch, sample_batch))
+
+
+def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
+    """Deal the rows out to the requests they belong to."""
+    drawn = result.token_ids.tolist()
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs | None] = []
+    scored: list[tuple[Request, TokenLogprobs]] = []
+    row = 0
+    for scheduled in batch.requests:
+        request = scheduled.request
+        for _ in scheduled.scored:
+            scored.append((request, _token_logprobs(result, row, request.params.prompt_logprobs or 0)))
+            row += 1
+        if scheduled.samples:
+            wanted = request.params.logprobs
+            token_ids.append(drawn[row])
+            logprobs.append(None if wanted is None else _token_logprobs(result, row, wanted))
+            row += 1
+    return StepResult(token_ids, logprobs, scored)
+
+
+def _token_logprobs(result: SampleResult, row: int, num_top: int) -> TokenLogprobs:
+    ids, values = result.top_ids[row, :num_top].tolist(), result.top_logprobs[row, :num_top].tolist()
+    top = tuple((token, value) for token, value in zip(ids, values, strict=True) if token >= 0)
+    return TokenLogprobs(int(result.token_ids[row]), float(result.logprobs[row]), top)

@@ -1,0 +1,147 @@
+"""From the sampling parameters of requests to the arrays of a `SampleBatch`.
+
+Above: the runner. Below: `kernels.sampling`. Rows keep their values from one step to the next; only counters
+and penalty histories move while the same requests sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_crush.engine.penalty_history import PenaltyHistory
+from glm_crush.engine.request import Request
+from glm_crush.engine.scheduler import ScheduledBatch, ScheduledRequest
+from glm_crush.kernels.sampling import SampleBatch
+from glm_crush.types import SamplingParams
+
+__all__ = ["SampleBatchBuilder"]
+
+_ONE = np.uint64(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one row of logits is drawn with; `forced` is the only token it may draw, or -1."""
+
+    params: SamplingParams
+    seed: int = 0
+    counter: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    history: PenaltyHistory | None = None
+    forced: int = -1
+
+
+class SampleBatchBuilder:
+    """Builds one `SampleBatch` a step; its arrays are valid until the next `build`."""
+
+    def __init__(self, *, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._requests: list[Request] = []  # who sampled in the last step, if the next can continue from it
+        self._unstoppable: list[Request] = []  # those of them below min_tokens
+        self._rows: list[_Row] = []
+        self._batch = SampleBatch.greedy(0)
+
+    def build(self, batch: ScheduledBatch) -> SampleBatch:
+        """Rows as `ForwardBatchBuilder` orders the logits: scored prompt positions, then the sampled token."""
+        sampling = [scheduled.request for scheduled in batch.requests if scheduled.samples]
+        if any(scheduled.scored for scheduled in batch.requests):
+            return self._build_with_scored_rows(batch)
+        if sampling == self._requests and all(_may_not_stop(request) for request in self._unstoppable):
+            self._batch.counter[:] += _ONE
+        else:
+            histories = {row.history.request: row.history for row in self._rows if row.history is not None}
+            self._requests = sampling
+            self._unstoppable = [request for request in sampling if _may_not_stop(request)]
+            self._rows = [_sampled_row(request, histories.get(request)) for request in sampling]
+            self._batch = _columns(self._rows)
+        return _with_histories(self._batch, self._rows)
+
+    def _build_with_scored_rows(self, batch: ScheduledBatch) -> SampleBatch:
+        """A step that also scores prompt tokens: such a row may draw nothing but the prompt's own token.
+
+        The sampler reports logprobs of the unmodified logits, so a mask of one token yields exactly its logprob.
+        """
+        self._requests = []
+        rows: list[_Row] = []
+        for scheduled in batch.requests:
+            rows += _scored_rows(scheduled)
+            if scheduled.samples:
+                rows.append(_sampled_row(scheduled.request, None))
+        mask = np.full((len(rows), (self._vocab_size + 31) // 32), 0xFFFFFFFF, np.uint32)
+        for index, row in enumerate(rows):
+            if row.forced >= 0:
+                mask[index] = 0
+                mask[index, row.forced // 32] = 1 << row.forced % 32
+        return replace(_with_histories(_columns(rows), rows), allowed_mask=mask)
+
+
+def _may_not_stop(request: Request) -> bool:
+    return request.num_output_tokens < request.params.min_tokens
+
+
+def _sampled_row(request: Request, history: PenaltyHistory | None) -> _Row:
+    params = request.params
+    if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+        history = history or PenaltyHistory(request)
+    bias = params.logit_bias
+    if _may_not_stop(request):
+        bias = {**bias, **dict.fromkeys(sorted(request.stop_token_ids), -np.inf)}
+    return _Row(params, request.seed, request.num_output_tokens, bias, history)
+
+
+def _scored_rows(scheduled: ScheduledRequest) -> list[_Row]:
+    if not scheduled.scored:
+        return []
+    request = scheduled.request
+    params = SamplingParams(temperature=0.0, logprobs=request.params.prompt_logprobs)
+    return [_Row(params, forced=request.token_ids[position]) for position in scheduled.scored]
+
+
+def _columns(rows: Sequence[_Row]) -> SampleBatch:
+    """Everything but histories and mask, as arrays."""
+    params = [row.params for row in rows]
+    return SampleBatch(
+        temperature=np.array([p.temperature for p in params], np.float32),
+        top_k=np.array([p.top_k for p in params], np.int32),
+        top_p=np.array([p.top_p for p in params], np.float32),
+        min_p=np.array([p.min_p for p in params], np.float32),
+        typical_p=np.array([p.typical_p for p in params], np.float32),
+        repetition_penalty=np.array([p.repetition_penalty for p in params], np.float32),
+        presence_penalty=np.array([p.presence_penalty for p in params], np.float32),
+        frequency_penalty=np.array([p.frequency_penalty for p in params], np.float32),
+        seed=np.array([row.seed for row in rows], np.uint64),
+        counter=np.array([row.counter for row in rows], np.uint64),
+        num_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
+        history_start=np.zeros(len(rows) + 1, np.int32),
+        history_ids=np.zeros(0, np.int32),
+        history_counts=np.zeros(0, np.int32),
+        bias_start=_starts([len(row.bias) for row in rows]),
+        bias_ids=np.array([token for row in rows for token in row.bias], np.int32),
+        bias_values=np.array([value for row in rows for value in row.bias.values()], np.float32),
+    )
+
+
+def _with_histories(batch: SampleBatch, rows: Sequence[_Row]) -> SampleBatch:
+    """The same batch with the tokens that each penalised row has seen so far."""
+    histories = [row.history for row in rows if row.history is not None]
+    if not histories:
+        return batch
+    for history in histories:
+        history.update()
+    return replace(
+        batch,
+        history_start=_starts([0 if row.history is None else len(row.history) for row in rows]),
+        history_ids=np.concatenate([history.ids for history in histories]),
+        history_counts=np.concatenate([history.counts for history in histories]),
+    )
+
+
+def _starts(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Where each row begins in the arrays of all rows, and the end."""
+    starts = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=starts[1:])
+    return starts

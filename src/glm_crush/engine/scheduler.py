@@ -1,0 +1,267 @@
+"""Which requests compute how many tokens in the next step.
+
+There is no prefill or decode mode: every request's `num_computed_tokens` chases its `num_tokens`, and a step
+hands out `token_budget` tokens. Chunked prefill, continuous batching and preemption all follow from that.
+Above: the engine. Below: the block pool. This module knows neither arrays nor kernels nor text.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.request import Request, RequestStatus
+from glm_crush.errors import ContextLengthError, OverloadedError
+from glm_crush.types import FinishReason
+
+__all__ = ["ScheduledBatch", "ScheduledRequest", "Scheduler", "SchedulerLimits"]
+
+_NO_POSITIONS = range(0)
+_ORDER = attrgetter("order")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerLimits:
+    """What the scheduler may hand out.
+
+    Attributes:
+        max_context: longest prompt and reply together. max_num_seqs: requests running at the same time.
+        token_budget: tokens one step may compute, at least `max_num_seqs` so that no decode waits.
+        max_queue_size: requests that may wait. max_scored_rows: prompt tokens of one request whose logprobs
+            one step may yield; each needs a row of logits as wide as the vocabulary.
+    """
+
+    max_context: int
+    max_num_seqs: int = 32
+    token_budget: int = 512
+    max_queue_size: int = 512
+    max_scored_rows: int = 64
+
+    def __post_init__(self) -> None:
+        assert self.token_budget >= self.max_num_seqs > 0
+        assert self.max_context > 0
+        assert self.max_scored_rows > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRequest:
+    """One request's part of a step.
+
+    Attributes:
+        start, num_tokens: computes tokens `[start, start + num_tokens)` of the request.
+        samples: the step reaches the request's last token, so that it yields a new one.
+        scored: prompt positions whose logprob this step yields; the logits of `p - 1` score prompt token `p`.
+    """
+
+    request: Request
+    start: int
+    num_tokens: int
+    samples: bool
+    scored: range = _NO_POSITIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """One engine step: who computes what, and who lost its blocks to make room."""
+
+    requests: tuple[ScheduledRequest, ...]
+    preempted: tuple[Request, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(scheduled.num_tokens for scheduled in self.requests)
+
+
+class Scheduler:
+    """Owns the queues: first come, first served within a priority."""
+
+    def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
+        self.limits = limits
+        self.waiting: list[Request] = []  # both lists are sorted by Request.order
+        self.running: list[Request] = []
+        self._pool = pool
+        self._num_arrivals = 0
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the KV cache's blocks in use."""
+        return 1.0 - self._pool.num_free / self._pool.num_blocks
+
+    @property
+    def max_request_tokens(self) -> int:
+        """Longest prompt and reply that can run here."""
+        return min(self.limits.max_context, self._capacity + 1)
+
+    @property
+    def _capacity(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self._pool.num_blocks * self._pool.block_size
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue the replies of one call, all or none.
+
+        Raises:
+            ContextLengthError: one of them can never run here; states the numbers.
+            OverloadedError: the queue is full.
+        """
+        for request in requests:
+            self._check_possible(request)
+        if len(self.waiting) + len(requests) > max(self.limits.max_queue_size, len(requests)):
+            raise OverloadedError(
+                f"{len(self.waiting)} requests are waiting and the queue holds {self.limits.max_queue_size}; "
+                "try again later or raise max_queue_size"
+            )
+        for request in requests:
+            request.arrival = self._num_arrivals
+            self._num_arrivals += 1
+            insort(self.waiting, request, key=_ORDER)
+
+    def schedule(self) -> ScheduledBatch:
+        """Plan one step: iteration-level scheduling (Yu et al., Orca, OSDI '22) with preemption.
+
+        Running requests come first, in order, and each that is one token behind is certain to be in the step;
+        what the budget has left goes to those that are further behind, then to waiting ones. Takes blocks from
+        the pool and moves requests between the queues.
+        """
+        scheduled, preempted, budget_left = self._extend_running()
+        if not preempted:
+            self._admit_waiting(scheduled, budget_left)
+        return ScheduledBatch(tuple(scheduled), tuple(preempted))
+
+    def update(self, batch: ScheduledBatch, new_token_ids: Sequence[int]) -> None:
+        """Record that `batch` was computed and append one new token to each request that sampled, in order."""
+        tokens = iter(new_token_ids)
+        for scheduled in batch.requests:
+            request = scheduled.request
+            request.num_computed_tokens += scheduled.num_tokens
+            if scheduled.samples:
+                request.token_ids.append(next(tokens))
+
+    def finish(self, request: Request, reason: FinishReason) -> None:
+        """End a request, wherever it is, and give back its blocks."""
+        queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
+        position = bisect_left(queue, request.order, key=_ORDER)
+        assert queue[position] is request
+        del queue[position]
+        self._release(request)
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+
+    def check_integrity(self) -> None:
+        """Assert that queues, statuses and block tables agree; for tests and idle moments."""
+        for queue, status in ((self.waiting, RequestStatus.WAITING), (self.running, RequestStatus.RUNNING)):
+            assert all(request.status is status for request in queue)
+            orders = [request.order for request in queue]
+            assert orders == sorted(set(orders))
+        assert all(not r.block_table and r.num_computed_tokens == 0 for r in self.waiting)
+        assert len(self.running) <= self.limits.max_num_seqs
+        for request in self.running:
+            assert request.num_computed_tokens <= len(request.block_table) * self._pool.block_size
+            assert request.num_computed_tokens < request.num_tokens
+        self._pool.check_integrity(request.block_table for request in self.running)
+
+    def _extend_running(self) -> tuple[list[ScheduledRequest], list[Request], int]:
+        """Give running requests tokens and the blocks for them; the last in order lose theirs when there are none."""
+        scheduled: list[ScheduledRequest] = []
+        preempted: list[Request] = []
+        budget_left = self.limits.token_budget
+        # Set aside what decoding requests will take, so that no chunk of a long prompt before them in order can.
+        to_share = budget_left - sum(len(r.token_ids) - r.num_computed_tokens == 1 for r in self.running)
+        position = 0
+        while position < len(self.running):
+            request = self.running[position]
+            position += 1
+            remaining = len(request.token_ids) - request.num_computed_tokens
+            num_tokens = 1 if remaining == 1 else self._chunk(request, remaining, to_share)
+            if num_tokens == 0:
+                continue
+            if not self._extend_blocks(request, preempted):
+                break  # it was the last in order and has preempted itself
+            if remaining > 1:
+                to_share -= num_tokens
+            budget_left -= num_tokens
+            scheduled.append(_part_of_step(request, num_tokens))
+        return scheduled, preempted, budget_left
+
+    def _admit_waiting(self, scheduled: list[ScheduledRequest], budget_left: int) -> None:
+        """Start waiting requests in order; nobody overtakes the head of the queue."""
+        # Requests that are further behind than the budget reached still want all of it.
+        if len(scheduled) < len(self.running):
+            return
+        while self.waiting and budget_left > 0 and len(self.running) < self.limits.max_num_seqs:
+            request = self.waiting[0]
+            # One block stays free for each running request, or the newcomer would be preempted right away.
+            blocks = self._pool.try_allocate(self._pool.num_blocks_for(request.num_tokens), keep_free=len(self.running))
+            if blocks is None:
+                return
+            del self.waiting[0]
+            request.block_table = blocks
+            request.status = RequestStatus.RUNNING
+            insort(self.running, request, key=_ORDER)
+            num_tokens = self._chunk(request, request.num_tokens, budget_left)
+            budget_left -= num_tokens
+            scheduled.append(_part_of_step(request, num_tokens))
+
+    def _chunk(self, request: Request, remaining: int, budget: int) -> int:
+        """How many of the `remaining` tokens the step computes."""
+        if request.prompt_logprobs is not None and len(request.prompt_logprobs) < request.num_prompt_tokens:
+            budget = min(budget, self.limits.max_scored_rows)
+        return min(remaining, budget)
+
+    def _extend_blocks(self, request: Request, preempted: list[Request]) -> bool:
+        """Make the block table reach the last token; False when `request` itself had to give up its blocks."""
+        missing = self._pool.num_blocks_for(len(request.token_ids)) - len(request.block_table)
+        while missing > 0:
+            blocks = self._pool.try_allocate(missing)
+            if blocks is not None:
+                request.block_table.extend(blocks)
+                break
+            # The last in order has not been scheduled yet in this step, since the step goes in order.
+            victim = self.running.pop()
+            self._release(victim)
+            victim.status = RequestStatus.WAITING
+            victim.num_preemptions += 1
+            insort(self.waiting, victim, key=_ORDER)
+            preempted.append(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _release(self, request: Request) -> None:
+        """Give back the blocks; what was computed is lost and will be computed again on resume."""
+        self._pool.release(request.block_table)
+        request.block_table = []
+        request.num_computed_tokens = 0
+
+    def _check_possible(self, request: Request) -> None:
+        wanted = request.num_prompt_tokens + request.max_tokens
+        numbers = f"The prompt has {request.num_prompt_tokens} tokens and max_tokens is {request.max_tokens}"
+        if wanted > self.limits.max_context:
+            raise ContextLengthError(
+                f"{numbers}, together {wanted}; the context holds {self.limits.max_context}. "
+                "Shorten the prompt, lower max_tokens or raise the context length.",
+                parameter="max_tokens" if request.num_prompt_tokens < self.limits.max_context else "prompt",
+            )
+        if request.max_num_cached_tokens > self._capacity:
+            raise ContextLengthError(
+                f"{numbers}; the KV cache holds {self._capacity} tokens. "
+                "Shorten the prompt, lower max_tokens or raise kv_cache_tokens.",
+                parameter="max_tokens" if request.num_prompt_tokens < self._capacity else "prompt",
+            )
+
+
+def _part_of_step(request: Request, num_tokens: int) -> ScheduledRequest:
+    start = request.num_computed_tokens
+    end = start + num_tokens
+    scored = _NO_POSITIONS
+    if request.prompt_logprobs is not None:
+        # Positions scored before a preemption are not scored again.
+        scored = range(max(start + 1, len(request.prompt_logprobs)), min(end + 1, request.num_prompt_tokens))
+    return ScheduledRequest(request, start, num_tokens, end == len(request.token_ids), scored)
