@@ -26,6 +26,7 @@ _COMMON: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "hidden_act": "silu",
     "eos_token_id": 0,
+    "pad_token_id": 0,
     "tie_word_embeddings": False,
 }
 

@@ -60,8 +60,7 @@ class WeightSource(Protocol):
 def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last axis."""
     mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-    normed: Float32 = x / np.sqrt(mean_square + np.float32(eps)) * weight
-    return normed
+    return np.asarray(x / np.sqrt(mean_square + np.float32(eps)) * weight, np.float32)
 
 
 def quantize_int8(x: Float32) -> Float32:

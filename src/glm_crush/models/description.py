@@ -13,9 +13,11 @@ from glm_crush.errors import CheckpointError
 from glm_crush.models.blocks import DecoderLayer, NormConvention
 from glm_crush.models.config_reader import ConfigReader
 
-__all__ = ["Decoder", "Family", "Shape", "read_shape", "sliding_layers"]
+__all__ = ["MAX_EXPERTS", "MAX_LAYERS", "Decoder", "Family", "Shape", "layer_windows", "read_shape"]
 
-_MAX_LAYERS = 1000
+# Beyond these a file is lying; compiling it would take for ever.
+MAX_LAYERS = 1000
+MAX_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def read_shape(reader: ConfigReader, defaults: Mapping[str, int] | None = None) 
         )
     return Shape(
         hidden_size=hidden_size,
-        num_hidden_layers=reader.integer("num_hidden_layers", known.get("num_hidden_layers"), maximum=_MAX_LAYERS),
+        num_hidden_layers=reader.integer("num_hidden_layers", known.get("num_hidden_layers"), maximum=MAX_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=reader.integer("head_dim", default_head_dim),
@@ -105,19 +107,24 @@ def read_shape(reader: ConfigReader, defaults: Mapping[str, int] | None = None) 
     )
 
 
-def sliding_layers(reader: ConfigReader, count: int, default: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which of the `count` layers see a window only, from `layer_types` or else `default`.
+def layer_windows(reader: ConfigReader, window: int | None, sliding: tuple[bool, ...]) -> tuple[int | None, ...]:
+    """The window of each layer, None where all is seen, from `layer_types` or else from `sliding`.
+
+    Args:
+        reader: the model's configuration.
+        window: width of a window, None when no layer has one.
+        sliding: which layers have one when `layer_types` is missing.
 
     Raises:
         CheckpointError: `layer_types` has another length or an unknown name.
     """
     names = reader.texts("layer_types")
-    if names is None:
-        return default
-    known = ("full_attention", "sliding_attention")
-    if len(names) != count or any(name not in known for name in names):
-        raise CheckpointError(
-            f"{reader.where}: layer_types has {len(names)} entries {sorted(set(names))}; "
-            f"it must have {count}, each one of {', '.join(known)}"
-        )
-    return tuple(name == "sliding_attention" for name in names)
+    if names is not None:
+        known = ("full_attention", "sliding_attention")
+        if len(names) != len(sliding) or any(name not in known for name in names):
+            raise CheckpointError(
+                f"{reader.where}: layer_types has {len(names)} entries {sorted(set(names))}; "
+                f"it must have {len(sliding)}, each one of {', '.join(known)}"
+            )
+        sliding = tuple(name == "sliding_attention" for name in names)
+    return tuple(window if is_sliding else None for is_sliding in sliding)

@@ -10,11 +10,31 @@ from collections.abc import Mapping
 from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.models.config_reader import nearest
 from glm_crush.models.description import Family
+from glm_crush.models.gemma3 import GEMMA3
+from glm_crush.models.glm import GLM, GLM4
+from glm_crush.models.glm4_moe import GLM4_MOE
+from glm_crush.models.glm4_moe_lite import GLM4_MOE_LITE
 from glm_crush.models.llama import LLAMA, MISTRAL
+from glm_crush.models.mixtral import MIXTRAL
+from glm_crush.models.qwen2 import QWEN2
+from glm_crush.models.qwen3 import QWEN3
+from glm_crush.models.qwen3_moe import QWEN3_MOE
 
 __all__ = ["FAMILIES", "find_family"]
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
+FAMILIES: tuple[Family, ...] = (
+    GLM4_MOE,
+    GLM4_MOE_LITE,
+    GLM4,
+    GLM,
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    GEMMA3,
+)
 
 
 def find_family(config: Mapping[str, object]) -> Family:

@@ -32,10 +32,12 @@ class RotaryConfig:
     Attributes:
         rope: the angles.
         extended_positions: context the scaling stretches the model to, or None when it states none (yarn does).
+        score_factor: factor of attention scores that latent attention applies for yarn's `mscale_all_dim`.
     """
 
     rope: Rope
     extended_positions: int | None = None
+    score_factor: float = 1.0
 
     def reach(self, max_position_embeddings: int) -> int:
         """How many positions the model can use."""
@@ -91,16 +93,17 @@ def rotary_frequencies(
             f"it must be an even number in [2, {head_dim}]"
         )
     frequencies = (1.0 / _powers(theta, dim)).astype(np.float32)
-    attention_factor, extended = 1.0, None
+    attention_factor, extended, score_factor = 1.0, None, 1.0
     if kind == "linear":
         frequencies = frequencies / np.float32(parameters.positive("factor"))
     elif kind == "llama3":
         frequencies = _llama3(parameters, frequencies)
     elif kind == "yarn":
         frequencies, attention_factor, extended = _yarn(parameters, theta, dim)
+        score_factor = _mscale(parameters.positive("factor"), parameters.optional_number("mscale_all_dim") or 0.0) ** 2
     parameters.finish()
     rope = Rope(tuple(float(f) for f in frequencies), interleaved, attention_factor)
-    return RotaryConfig(rope, extended)
+    return RotaryConfig(rope, extended, score_factor)
 
 
 def _powers(theta: float, dim: int) -> Float32:
