@@ -150,3 +150,7 @@ def run_deltas(engine: Engine) -> list[RequestDelta]:
 
 def greedy(max_tokens: int | None = 8, **overrides: object) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, **overrides)  # type: ignore[arg-type]
+
+
+def sampled(max_tokens: int | None = 8, **overrides: object) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, **overrides)  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""The scheduler under any sequence of arrivals, steps and ends (hypothesis state machine)."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.request import Request, RequestStatus
+from glm_crush.engine.scheduler import ScheduledBatch, Scheduler
+from glm_crush.errors import ContextLengthError, OverloadedError
+from glm_crush.types import SamplingParams
+from tests.engine.scripted import make_limits
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Checks every step against the promises of the scheduler, and at the end that everything can finish."""
+
+    @initialize(num_blocks=st.integers(3, 20), block_size=st.integers(1, 4), budget=st.integers(3, 12))
+    def start(self, num_blocks: int, block_size: int, budget: int) -> None:
+        self.limits = make_limits(max_context=40, max_num_seqs=3, token_budget=budget, max_queue_size=5, max_scored_rows=2)
+        self.pool = BlockPool(num_blocks, block_size)
+        self.scheduler = Scheduler(self.limits, self.pool)
+        self.requests: list[Request] = []
+
+    @rule(
+        prompt=st.integers(1, 30),
+        max_tokens=st.integers(1, 12),
+        priority=st.integers(-1, 1),
+        prompt_logprobs=st.sampled_from([None, None, 0]),
+        n=st.integers(1, 3),
+    )
+    def add(self, prompt: int, max_tokens: int, priority: int, prompt_logprobs: int | None, n: int) -> None:
+        params = SamplingParams(prompt_logprobs=prompt_logprobs)
+        new = [
+            Request(f"r{len(self.requests)}", range(prompt), params, max_tokens=max_tokens, priority=priority, index=index)
+            for index in range(n)
+        ]
+        num_waiting = len(self.scheduler.waiting)
+        try:
+            self.scheduler.add(new)
+        except ContextLengthError:
+            capacity = self.pool.num_blocks * self.pool.block_size
+            assert prompt + max_tokens > min(40, capacity + 1)
+        except OverloadedError:
+            assert num_waiting + n > 5
+        else:
+            assert prompt + max_tokens <= self.scheduler.max_request_tokens
+            self.requests += new
+
+    @rule()
+    def step(self) -> None:
+        self.take_step()
+
+    @precondition(lambda self: self.open_requests())
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.scheduler.finish(data.draw(st.sampled_from(self.open_requests())), "abort")
+
+    @invariant()
+    def is_sound(self) -> None:
+        self.scheduler.check_integrity()
+
+    def open_requests(self) -> list[Request]:
+        return [r for r in self.requests if r.status is not RequestStatus.FINISHED]
+
+    def take_step(self) -> None:
+        decoding = [r for r in self.scheduler.running if r.num_tokens - r.num_computed_tokens == 1]
+        batch = self.scheduler.schedule()
+        self.check_promises(batch, decoding)
+        for scheduled in batch.requests:
+            if scheduled.request.prompt_logprobs is not None:
+                scheduled.request.prompt_logprobs += [None] * len(scheduled.scored)
+        self.scheduler.update(batch, [1 for s in batch.requests if s.samples])
+        for scheduled in batch.requests:
+            request = scheduled.request
+            if request.num_output_tokens == request.max_tokens:
+                self.scheduler.finish(request, "length")
+
+    def check_promises(self, batch: ScheduledBatch, decoding: list[Request]) -> None:
+        assert batch.num_tokens <= self.limits.token_budget
+        assert bool(batch.requests) == bool(self.scheduler.has_unfinished)
+        scheduled = {s.request for s in batch.requests}
+        assert len(scheduled) == len(batch.requests)
+        assert all(request in scheduled or request in batch.preempted for request in decoding)
+        assert not scheduled & set(batch.preempted)
+        for part in batch.requests:
+            assert part.num_tokens >= 1
+            assert part.start == part.request.num_computed_tokens
+            assert len(part.request.block_table) == self.pool.num_blocks_for(part.request.num_tokens)
+        if batch.preempted:
+            latest = max(request.order for request in scheduled)
+            assert all(request.order > latest for request in batch.preempted)
+
+    def teardown(self) -> None:
+        """Nobody starves: as many steps as there are tokens, with what preemption repeats, end everything."""
+        for _ in range(5000):
+            if not hasattr(self, "scheduler") or not self.scheduler.has_unfinished:
+                break
+            self.take_step()
+        else:
+            raise AssertionError(f"unfinished: {self.open_requests()}")
+        for request in getattr(self, "requests", []):
+            if request.finish_reason == "length" and request.prompt_logprobs is not None:
+                assert len(request.prompt_logprobs) == request.num_prompt_tokens
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
