@@ -64,18 +64,22 @@ inline double exp_sum(const float* x, int size, float max, float inverse_tempera
   double lane[8] = {};
   for (int begin = 0; begin < size; begin += kBlock) {
     if (!((block_max[begin / kBlock] - max) * inverse_temperature >= kLowestExponent)) continue;
+    const float* logits = x + begin;
+    float padded[kBlock];
+    if (size - begin < kBlock) {
+      std::fill(std::copy(logits, x + size, padded), padded + kBlock, -kInfinity);
+      logits = padded;
+    }
     float exponent[kBlock];
-    const int count = std::min(kBlock, size - begin);
-    std::copy(x + begin, x + begin + count, exponent);
-    std::fill(exponent + count, exponent + kBlock, -kInfinity);
     for (int i = 0; i < kBlock; ++i) {
-      const float scaled = (exponent[i] - max) * inverse_temperature;
+      const float scaled = (logits[i] - max) * inverse_temperature;
       exponent[i] = scaled > kLowestExponent ? scaled : kLowestExponent;
     }
     float weight[kBlock];
     for (int i = 0; i < kBlock; ++i) weight[i] = exp_nonpositive(exponent[i]);
-    for (int i = 0; i < kBlock; i += 8)
-      for (int j = 0; j < 8; ++j) lane[j] += weight[i + j];
+    for (int i = 0; i < 16; ++i) weight[i] += weight[i + 16];
+    for (int i = 0; i < 8; ++i) weight[i] += weight[i + 8];
+    for (int i = 0; i < 8; ++i) lane[i] += weight[i];
   }
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
