@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from harness import arguments, compare, print_header
 from peers.engines import Llama, Ours, Task
-from peers.paths import model
 from peers.model_shapes import cost
+from peers.paths import model
 from roofline import measure
 
 PREFILL = Task(prompt_tokens=512)

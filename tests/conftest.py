@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from hypothesis import settings
 # No deadline: a test never depends on how busy the machine is. No example database in the checkout.
 settings.register_profile("glm", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("glm")
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,17 +37,16 @@ def glm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to anything but this machine is an error that names the address."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
-        if self.family != socket.AF_UNIX and isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family != socket.AF_UNIX and isinstance(address, tuple) and address[0] not in LOOPBACK:
             raise AssertionError(f"a test tried to connect to {address!r}; tests use no network")
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
-    yield
 
 
 @pytest.fixture

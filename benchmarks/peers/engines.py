@@ -140,6 +140,6 @@ Engine = Callable[[Task], float]
 def best(candidates: list[Engine], task: Task) -> Engine:
     """The fastest of several engines or settings at a task, by one run of each."""
     speeds = [(candidate(task), i) for i, candidate in enumerate(candidates)]
-    for (speed, i) in speeds:
+    for speed, i in speeds:
         print(f"  tried {candidates[i]!s:<28} {task}: {speed:9.1f} tok/s", flush=True)
     return candidates[max(speeds)[1]]

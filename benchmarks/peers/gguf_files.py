@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 import numpy.typing as npt
+
 from model_shapes import Config
 
 if TYPE_CHECKING:

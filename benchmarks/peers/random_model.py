@@ -21,10 +21,11 @@ import gguf
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from gguf_files import GgufFile
-from paths import MODELS, model
 from safetensors.numpy import save_file
+
+from gguf_files import GgufFile
 from model_shapes import SHAPES, Config
+from paths import MODELS, model
 
 QUANTS = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
 SHARD_BYTES = 2 << 30

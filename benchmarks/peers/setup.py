@@ -73,7 +73,9 @@ def setup_llama() -> None:
         cmake = tools / "cmake" if (tools / "cmake").exists() else Path("cmake")
         build, log = LLAMA / "build", ROOT / "llama-build.log"
         if not (build / "CMakeCache.txt").exists():
-            off = [f"-D{name}=OFF" for name in ("LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_MTMD", "LLAMA_BUILD_UI")]
+            off = [
+                f"-D{name}=OFF" for name in ("LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_MTMD", "LLAMA_BUILD_UI")
+            ]
             native = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON")
             run(cmake, "-S", LLAMA, "-B", build, *native, *off, log=log)
         run(cmake, "--build", build, "-j", str(os.cpu_count()), "--target", *missing, log=log)
