@@ -28,6 +28,7 @@ __all__ = [
     "FORMATS",
     "LAYOUT_VERSION",
     "PANEL_ROWS",
+    "ROW_ALIGN",
     "QuantBlocks",
     "RowQuant",
     "bfloat16_bits_to_float32",
@@ -38,6 +39,7 @@ __all__ = [
     "pack_f32",
     "pack_rows",
     "packed_nbytes",
+    "padding_code",
     "panel_nbytes",
     "unpack",
 ]
@@ -129,18 +131,16 @@ def interleave_gated(gate: AnyArray, up: AnyArray, fill: float = 0) -> AnyArray:
     return pair.reshape(-1, *rest)
 
 
-def pack_blocks(blocks: QuantBlocks, *, align_rows: bool = True) -> UInt8:
+def pack_blocks(blocks: QuantBlocks) -> UInt8:
     """Pack group-quantised rows as q4, q4a or q8g.
 
-    Args:
-        blocks: codes, scales and mins of whole rows.
-        align_rows: pad to 32 rows (a whole weight); False pads to one panel (a slab in the middle of a weight).
+    Slabs of a multiple of 32 rows, packed one by one, join to the packed weight.
 
     Returns:
         uint8 `[nbytes]`.
     """
     fmt = blocks.format
-    codes = _panels(blocks.codes, _padding_code(fmt), align_rows)
+    codes = _panels(blocks.codes, padding_code(fmt))
     num_panels, num_blocks = codes.shape[0], codes.shape[2]
     out = np.empty((num_panels, num_blocks, _BLOCK_BYTES[fmt]), np.uint8)
     out[:, :, :64] = _group_values(blocks.scales, num_panels, num_blocks)
@@ -158,9 +158,9 @@ def pack_blocks(blocks: QuantBlocks, *, align_rows: bool = True) -> UInt8:
     return out.reshape(-1)
 
 
-def pack_rows(quant: RowQuant, *, align_rows: bool = True) -> UInt8:
+def pack_rows(quant: RowQuant) -> UInt8:
     """Pack row-quantised 8-bit weights as q8; see `pack_blocks`."""
-    codes = _panels(quant.codes, 128, align_rows)
+    codes = _panels(quant.codes, 128)
     num_panels, num_blocks = codes.shape[0], codes.shape[2]
     scales = np.zeros(num_panels * PANEL_ROWS, np.float32)
     scales[: len(quant.scales)] = quant.scales
@@ -171,17 +171,17 @@ def pack_rows(quant: RowQuant, *, align_rows: bool = True) -> UInt8:
     return out.reshape(-1)
 
 
-def pack_bf16(values: Float32, *, align_rows: bool = True) -> UInt8:
+def pack_bf16(values: Float32) -> UInt8:
     """Round float32 `[rows, cols]` to bfloat16 (nearest even) and pack it."""
-    bits = _panels(float32_to_bfloat16_bits(values), 0, align_rows)
+    bits = _panels(float32_to_bfloat16_bits(values), 0)
     num_panels, num_blocks = bits.shape[0], bits.shape[2]
     pairs = bits.reshape(num_panels, PANEL_ROWS, num_blocks * 32, 2).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(pairs).reshape(-1).view(np.uint8)
 
 
-def pack_f32(values: Float32, *, align_rows: bool = True) -> UInt8:
+def pack_f32(values: Float32) -> UInt8:
     """Pack float32 `[rows, cols]`."""
-    panels = _panels(np.asarray(values, np.float32), 0, align_rows)
+    panels = _panels(np.asarray(values, np.float32), 0)
     lines = panels.reshape(panels.shape[0], PANEL_ROWS, -1).transpose(0, 2, 1)
     return np.ascontiguousarray(lines).reshape(-1).view(np.uint8)
 
@@ -213,7 +213,8 @@ def bfloat16_bits_to_float32(bits: npt.NDArray[np.uint16]) -> Float32:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _padding_code(weight_format: str) -> int:
+def padding_code(weight_format: str) -> int:
+    """The code of padding in a format of QuantBlocks; its scale (and minimum) is 0."""
     return {"q4": 8, "q4a": 0, "q8g": 128}[weight_format]
 
 
@@ -226,9 +227,9 @@ def _pad(array: AnyArray, multiple: int, axis: int, fill: float) -> AnyArray:
     return np.pad(array, widths, constant_values=fill)
 
 
-def _panels(array: AnyArray, fill: float, align_rows: bool) -> AnyArray:
+def _panels(array: AnyArray, fill: float) -> AnyArray:
     """`[rows, cols]` padded with `fill`, as `[panels, 16, blocks, 64]`."""
-    array = _pad(_pad(array, ROW_ALIGN if align_rows else PANEL_ROWS, 0, fill), BLOCK_COLS, 1, fill)
+    array = _pad(_pad(array, ROW_ALIGN, 0, fill), BLOCK_COLS, 1, fill)
     return array.reshape(-1, PANEL_ROWS, array.shape[1] // BLOCK_COLS, BLOCK_COLS)
 
 

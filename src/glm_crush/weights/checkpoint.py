@@ -1,0 +1,240 @@
+"""A model on disk: a Hugging Face folder or a GGUF file, behind one interface.
+
+`open_checkpoint` reads headers and small files only; tensors stay in the memory map until a plan asks for them.
+Above: `models.loader`, `weights.pack`. This module knows no model family; GGUF's architectures live in `gguf_*`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from glm_crush.errors import CheckpointError, ModelNotFoundError
+from glm_crush.weights.safetensors_names import TensorMaker, canonical_name, logical_tensors
+from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors, unique_keys
+from glm_crush.weights.source_hash import source_hash
+from glm_crush.weights.source_tensor import SourceTensor
+
+__all__ = ["Checkpoint", "checkpoint_files", "open_checkpoint"]
+
+_MAX_JSON_BYTES: Final = 256_000_000
+_SIDE_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint.
+
+    Attributes:
+        path: the folder or GGUF file. files: everything it consists of.
+        config: in the form of a Hugging Face config.json, also for GGUF.
+        generation_config, tokenizer_config: {} when there is none. tokenizer_json: b"" when there is none (GGUF keeps
+            its tokenizer in `gguf_metadata`). chat_template: Jinja source of the default template, or None.
+    """
+
+    path: Path
+    format: Literal["safetensors", "gguf"]
+    files: tuple[Path, ...]
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    tokenizer_json: bytes
+    tokenizer_config: Mapping[str, Any]
+    chat_template: str | None
+    makers: Mapping[str, TensorMaker] = field(repr=False)
+    gguf_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def names(self) -> tuple[str, ...]:
+        """Hugging Face names of all tensors, experts one by one."""
+        return tuple(self.makers)
+
+    def __contains__(self, name: str) -> bool:
+        return canonical_name(name) in self.makers
+
+    def tensor(self, name: str) -> SourceTensor:
+        """The tensor of that Hugging Face name.
+
+        Raises:
+            CheckpointError: there is none, or its parts contradict each other.
+            UnsupportedModelError: it is stored in a way that is not supported.
+        """
+        maker = self.makers.get(canonical_name(name))
+        if maker is None:
+            raise CheckpointError(f"{self.path} has no tensor {name!r}; it has {len(self.makers)} tensors")
+        return maker()
+
+    def source_hash(self) -> str:
+        """Identity of the checkpoint's content; see `source_hash.source_hash`."""
+        return source_hash(self.files)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a Hugging Face folder or a GGUF file (of a split one, any part).
+
+    Raises:
+        ModelNotFoundError: there is no such path.
+        CheckpointError: files are missing, truncated or contradict themselves.
+        UnsupportedModelError: a type, architecture or quantisation that is not supported.
+    """
+    path = Path(path)
+    files = checkpoint_files(path)
+    if files[0].suffix == ".gguf":
+        # Imported here: the gguf library is wanted for GGUF files only.
+        from glm_crush.weights.gguf_checkpoint import open_gguf
+
+        gguf = open_gguf(files)
+        return Checkpoint(
+            path=path,
+            format="gguf",
+            files=files,
+            config=gguf.config,
+            generation_config=gguf.generation_config,
+            tokenizer_json=b"",
+            tokenizer_config={},
+            chat_template=gguf.chat_template,
+            makers=gguf.makers,
+            gguf_metadata=gguf.metadata,
+        )
+    folder = files[0].parent
+    config = _read_json(folder / "config.json")
+    raw: dict[str, RawTensor] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            for name, tensor in read_safetensors(file).items():
+                if name in raw:
+                    raise CheckpointError(f"{file}: tensor {name!r} is in another shard too")
+                raw[name] = tensor
+    _check_index(folder, raw)
+    tokenizer_config = _read_json(folder / "tokenizer_config.json", optional=True)
+    return Checkpoint(
+        path=path,
+        format="safetensors",
+        files=files,
+        config=config,
+        generation_config=_read_json(folder / "generation_config.json", optional=True),
+        tokenizer_json=_read_bytes(folder / "tokenizer.json", optional=True),
+        tokenizer_config=tokenizer_config,
+        chat_template=_chat_template(folder, tokenizer_config),
+        makers=logical_tensors(raw, config),
+    )
+
+
+def checkpoint_files(path: str | Path) -> tuple[Path, ...]:
+    """The files a checkpoint consists of, weights and side files, in a fixed order.
+
+    Raises:
+        ModelNotFoundError: there is no such path. CheckpointError: it is no checkpoint, or a shard is missing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelNotFoundError(f"{path} does not exist; give a model folder or a .gguf file")
+    if path.is_file() and path.suffix == ".gguf":
+        return _gguf_parts(path)
+    if path.is_file():
+        raise CheckpointError(f"{path} is neither a folder nor a .gguf file")
+    if not (path / "config.json").is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        if ggufs:
+            return _gguf_parts(ggufs[0])
+        raise CheckpointError(f"{path} has no config.json and no .gguf file; it is not a model folder")
+    sides = [path / name for name in _SIDE_FILES if (path / name).is_file()]
+    return (*sides, *_shards(path))
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The safetensors files: those the index names, or all in the folder."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted({str(name) for name in _weight_map(index).values()})
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise CheckpointError(f"{index} names shard {name!r}, which is not in {folder}")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise CheckpointError(f"{folder} has no *.safetensors file")
+    return shards
+
+
+def _gguf_parts(path: Path) -> tuple[Path, ...]:
+    stem, _, count_text = path.stem.rpartition("-of-")
+    base, _, number = stem.rpartition("-")
+    if not (len(count_text) == len(number) == 5 and (count_text + number).isdecimal()):
+        return (path,)
+    count = int(count_text)
+    parts = [path.with_name(f"{base}-{i:05d}-of-{count_text}.gguf") for i in range(1, count + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise CheckpointError(f"{part} is missing; {path.name} is one of {count} parts")
+    return tuple(parts)
+
+
+def _weight_map(index: Path) -> Mapping[str, Any]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no weight_map")
+    return weight_map
+
+
+def _check_index(folder: Path, raw: Mapping[str, RawTensor]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        missing = [name for name in _weight_map(index) if name not in raw]
+        if missing:
+            raise CheckpointError(f"{index} lists tensor {missing[0]!r} ({len(missing)} in all), which no shard has")
+
+
+def _read_bytes(path: Path, *, optional: bool = False) -> bytes:
+    if optional and not path.is_file():
+        return b""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if len(data) > _MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES} bytes")
+    return data
+
+
+def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    data = _read_bytes(path, optional=optional)
+    if optional and not data:
+        return {}
+    try:
+        value = json.loads(data, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, chat_template.json or the tokenizer's own; of several the one named default."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        try:
+            return _read_bytes(jinja).decode()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{jinja} is not UTF-8: {error}") from error
+    template = _read_json(folder / "chat_template.json", optional=True).get("chat_template")
+    template = template or tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{folder}: chat_template is {type(template).__name__}, not a string")
+    return template
