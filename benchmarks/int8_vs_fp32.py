@@ -23,7 +23,7 @@ def main() -> None:
     share = size["q8"] / size["f32"]
     met = "met" if share <= MAX_SIZE else "NOT met"
     print(
-        f"size     {size['q8']:,} of {size['f32']:,} bytes: {100 * share:.2f} %, at most {100 * MAX_SIZE:.0f} %: {met}\n"
+        f"size: {size['q8']:,} of {size['f32']:,} bytes, {100 * share:.2f} %; at most {100 * MAX_SIZE:.0f} %: {met}\n"
     )
     int8, fp32 = (Ours(file, name, options.threads) for name in ("q8", "f32"))
     for task in (Task(generate_tokens=128), Task(prompt_tokens=512)):

@@ -86,10 +86,10 @@ def main() -> None:
         file = model(name)
         ours = our_perplexity(file, weight_format, options.chunks, options.threads)
         peer = llama_perplexity(file, options.chunks, options.threads)
-        difference = ours / peer - 1
-        met = "met" if difference <= TOLERANCE else "NOT met"
+        excess = ours / peer - 1
+        met = "met" if excess <= TOLERANCE else "NOT met"
         print(
-            f"{name:<18} {weight_format}: {ours:.4f}, llama.cpp {peer:.4f}: {100 * difference:+.2f} %, at most 1 %: {met}"
+            f"{name:<18} {weight_format}: {ours:.4f}, llama.cpp {peer:.4f}: {100 * excess:+.2f} %, at most +1 %: {met}"
         )
 
 
