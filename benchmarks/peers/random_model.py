@@ -166,12 +166,17 @@ class HuggingFaceFolder:
         (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
+def missing_quants(shape: str) -> dict[str, Path]:
+    """The GGUF files of a shape that are not there yet, by quantisation."""
+    wanted = {name: MODELS / f"{shape}-{name}.gguf" for name in QUANTS}
+    return {name: path for name, path in wanted.items() if not path.exists()}
+
+
 def make(shape: str, *, seed: int = 0, with_hf: bool = False) -> None:
     """Write the files of one shape into the folder of models; files that are there are left alone."""
     config = SHAPES[shape]
     folder = MODELS / f"{shape}-hf"
-    wanted = {name: MODELS / f"{shape}-{name}.gguf" for name in QUANTS}
-    missing = {name: path for name, path in wanted.items() if not path.exists()}
+    missing = missing_quants(shape)
     with_hf = with_hf and not (folder / "model.safetensors.index.json").exists()
     if not missing and not with_hf:
         return

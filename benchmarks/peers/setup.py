@@ -159,8 +159,9 @@ def setup_models() -> None:
     """The random-weight shapes."""
     smollm2()
     for shape in ("dense-1.5b", "glm4moe-small"):
-        say(f"{shape} (random weights, some minutes the first time)")
-        random_model.make(shape)
+        if random_model.missing_quants(shape):
+            say(f"{shape} with random weights (some minutes)")
+            random_model.make(shape)
 
 
 SETUPS = {"llama": setup_llama, "openvino": setup_openvino, "models": setup_models}
