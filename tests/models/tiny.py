@@ -29,9 +29,9 @@ DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
 
 
 def tiny_config(family: str, **overrides: Any) -> dict[str, Any]:
-    """config.json of the tiny model of `family`; an override of None removes the key."""
+    """config.json of the tiny model of `family`; an override of None removes the key (`q_lora_rank` becomes null)."""
     config = {**FAMILY_CONFIGS[family], **overrides}
-    return {key: value for key, value in config.items() if value is not None}
+    return {key: value for key, value in config.items() if value is not None or key == "q_lora_rank"}
 
 
 def tiny_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]:

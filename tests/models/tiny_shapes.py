@@ -88,7 +88,6 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "num_local_experts": 5,
         "num_experts_per_tok": 2,
-        "sliding_window": None,
     },
     "gemma3": {
         **_COMMON,
@@ -196,7 +195,7 @@ def _layer(config: Config, index: int) -> Shapes:
 def _attention(config: Config) -> Shapes:
     kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim", hidden // heads)
-    query, kv = heads * head_dim, config["num_key_value_heads"] * head_dim
+    query, kv = heads * head_dim, config.get("num_key_value_heads", heads) * head_dim
     shapes: Shapes = {
         "q_proj.weight": (query, hidden),
         "k_proj.weight": (kv, hidden),
@@ -221,7 +220,7 @@ def _latent_attention(config: Config) -> Shapes:
         "kv_b_proj.weight": (heads * (nope + value), latent),
         "o_proj.weight": (hidden, heads * value),
     }
-    if "q_lora_rank" in config:
+    if config["q_lora_rank"] is not None:
         rank = config["q_lora_rank"]
         shapes |= {
             "q_a_proj.weight": (rank, hidden),
@@ -232,7 +231,7 @@ def _latent_attention(config: Config) -> Shapes:
         shapes["q_proj.weight"] = (heads * (nope + rope), hidden)
     if config["attention_bias"]:
         shapes |= {"kv_a_proj_with_mqa.bias": (latent + rope,), "o_proj.bias": (hidden,)}
-        if "q_lora_rank" in config:
+        if config["q_lora_rank"] is not None:
             shapes["q_a_proj.bias"] = (config["q_lora_rank"],)
     return shapes
 
@@ -250,9 +249,10 @@ def _feed_forward(config: Config, index: int) -> Shapes:
             shapes |= {f"{prefix}.w1.weight": (size, hidden), f"{prefix}.w3.weight": (size, hidden)}
             shapes[f"{prefix}.w2.weight"] = (hidden, size)
         return shapes
-    if kind == "qwen3_moe" and index not in config["mlp_only_layers"]:
+    dense = index in config.get("mlp_only_layers", ()) or (index + 1) % config.get("decoder_sparse_step", 1)
+    if kind == "qwen3_moe" and not dense:
         return _experts(config, config["num_experts"])
-    if kind in ("glm4_moe", "glm4_moe_lite") and index >= config["first_k_dense_replace"]:
+    if kind in ("glm4_moe", "glm4_moe_lite") and index >= config.get("first_k_dense_replace", 1):
         experts = config["n_routed_experts"]
         shared = _gated("mlp.shared_experts", config["moe_intermediate_size"] * config["n_shared_experts"], hidden)
         return {**_experts(config, experts), **shared, "mlp.gate.e_score_correction_bias": (experts,)}

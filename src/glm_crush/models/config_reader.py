@@ -108,6 +108,10 @@ class ConfigReader:
         self._known.add(key)
         return self.integer(key, minimum=minimum) if self.has(key) else None
 
+    def nullable_integer(self, key: str, absent: int) -> int | None:
+        """A whole number, None when the key is null (switched off), or `absent` when it is not there at all."""
+        return self.optional_integer(key) if key in self._values else absent
+
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._value(key, default)

@@ -41,7 +41,7 @@ def _attention(reader: ConfigReader) -> tuple[LatentAttention, int]:
     rotary = read_rotary(reader, head_dim=rope, interleaved=reader.flag("rope_interleave", True))
     if rotary.rope.rotary_dim != rope:
         raise UnsupportedModelError(f"{reader.where}: partial_rotary_factor must be 1.0 with latent attention")
-    q_lora_rank, bias = reader.optional_integer("q_lora_rank"), reader.flag("attention_bias", False)
+    q_lora_rank, bias = reader.nullable_integer("q_lora_rank", absent=768), reader.flag("attention_bias", False)
     if bias and q_lora_rank is None:
         raise UnsupportedModelError(f"{reader.where}: attention_bias without q_lora_rank is not supported")
     attention = LatentAttention(

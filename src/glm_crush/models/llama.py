@@ -10,12 +10,19 @@ from glm_crush.models.rotary import read_rotary
 __all__ = ["LLAMA", "MISTRAL"]
 
 
-def _describe(reader: ConfigReader) -> Decoder:
-    shape = read_shape(reader)
-    reader.expect("hidden_act", "silu", "silu", "swish")
+def _describe_llama(reader: ConfigReader) -> Decoder:
     reader.expect("mlp_bias", False, False)
     reader.expect("rope_interleaved", False, False)
-    bias = reader.flag("attention_bias", False)
+    return _describe(reader, bias=reader.flag("attention_bias", False), window=None)
+
+
+def _describe_mistral(reader: ConfigReader) -> Decoder:
+    return _describe(reader, bias=False, window=reader.nullable_integer("sliding_window", absent=4096))
+
+
+def _describe(reader: ConfigReader, *, bias: bool, window: int | None) -> Decoder:
+    shape = read_shape(reader)
+    reader.expect("hidden_act", "silu", "silu", "swish")
     rotary = read_rotary(reader, head_dim=shape.head_dim)
     layer = DecoderLayer(
         GroupedQueryAttention(
@@ -24,7 +31,7 @@ def _describe(reader: ConfigReader) -> Decoder:
             head_dim=shape.head_dim,
             scale=shape.head_dim**-0.5,
             rope=rotary.rope,
-            window=reader.optional_integer("sliding_window"),
+            window=window,
             qkv_bias=bias,
             output_bias=bias,
         ),
@@ -40,5 +47,5 @@ def _describe(reader: ConfigReader) -> Decoder:
     )
 
 
-LLAMA = Family("llama", _describe, ("llama",), ("LlamaForCausalLM",))
-MISTRAL = Family("mistral", _describe, ("mistral",), ("MistralForCausalLM",))
+LLAMA = Family("llama", _describe_llama, ("llama",), ("LlamaForCausalLM",))
+MISTRAL = Family("mistral", _describe_mistral, ("mistral",), ("MistralForCausalLM",))

@@ -40,7 +40,7 @@ def _describe(reader: ConfigReader) -> Decoder:
 def read_upper_windows(reader: ConfigReader, shape: Shape) -> tuple[int | None, ...]:
     """Window of each layer where `use_sliding_window` gives one to layers from `max_window_layers` on."""
     enabled = reader.flag("use_sliding_window", False)
-    window = reader.optional_integer("sliding_window")
+    window = reader.nullable_integer("sliding_window", absent=4096)
     first = reader.integer("max_window_layers", 28, minimum=0)
     count = shape.num_hidden_layers
     return layer_windows(reader, window if enabled else None, tuple(index >= first for index in range(count)))

@@ -16,7 +16,7 @@ def _describe(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "silu", "swish")
     rotary = read_rotary(reader, head_dim=shape.head_dim)
     norms = NormConvention(reader.positive("rms_norm_eps", 1e-6))
-    window = reader.optional_integer("sliding_window")
+    window = reader.nullable_integer("sliding_window", absent=4096)
     attention = qwen3_attention(
         shape,
         rotary,
