@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ORACLE ?= $(BIN)/python
 MODEL ?= smollm2:135m
 HOST ?= 127.0.0.1
 PORT ?= 4600
@@ -59,8 +60,9 @@ native-sanitize: $(VENV)/.dev  ## tests of the native core under the address and
 stub: native  ## write the typed stub of the native core
 	$(BIN)/python -m nanobind.stubgen -m glm_crush.kernels._native -o src/glm_crush/kernels/_native.pyi
 
-oracle: native  ## compare the model families live with transformers (needs torch: pip install torch==2.13.0 transformers)
-	$(BIN)/python -m pytest -m oracle $(ARGS)
+oracle: native  ## compare the model families live with transformers (ORACLE= a Python with torch and transformers)
+	@$(ORACLE) -c 'import torch, transformers' || { echo "install torch and transformers, or set ORACLE=" >&2; exit 1; }
+	PYTHONPATH=src $(ORACLE) -m pytest -m oracle $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
