@@ -19,8 +19,8 @@ class PieceSource(Protocol):
 
     strip_spaces: int
 
-    def piece(self, token_id: int, *, first: bool) -> bytes:
-        """The bytes this token adds to the text; nothing for an id without a token."""
+    def piece(self, token_id: int, *, first: bool) -> bytes | None:
+        """The bytes this token adds to the text, or None for an id without a token."""
 
     def is_special(self, token_id: int) -> bool:
         """Whether `skip_special_tokens` leaves this id out."""
@@ -45,6 +45,8 @@ class IncrementalDetokenizer:
         if self._skip_special_tokens and self._tokenizer.is_special(token_id):
             return ""
         data = self._tokenizer.piece(token_id, first=self._first)
+        if data is None:
+            return ""
         self._first = False
         return self._strip(self._utf8.decode(data))
 

@@ -96,22 +96,27 @@ class Tokenizer:
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that form no character become U+FFFD. Ids without a token add nothing."""
-        kept = [i for i in token_ids if not (skip_special_tokens and i in self.special_ids)]
-        data = b"".join([self.piece(token_id, first=index == 0) for index, token_id in enumerate(kept)])
-        text = data.decode("utf-8", errors="replace")
+        pieces: list[bytes] = []
+        for token_id in token_ids:
+            if skip_special_tokens and token_id in self.special_ids:
+                continue
+            data = self.piece(token_id, first=not pieces)
+            if data is not None:
+                pieces.append(data)
+        text = b"".join(pieces).decode("utf-8", errors="replace")
         spaces = len(text) - len(text.lstrip(" "))
         return text[min(spaces, self.strip_spaces) :]
 
-    def piece(self, token_id: int, *, first: bool = False) -> bytes:
-        """The bytes this token adds to a text; nothing for an id without a token."""
-        if first:
-            token = self.id_to_token(token_id)
-            return b"" if token is None else self._text.first_piece(token)
-        data = self._pieces.get(token_id)
+    def piece(self, token_id: int, *, first: bool = False) -> bytes | None:
+        """The bytes this token adds to a text, or None for an id without a token."""
+        data = None if first else self._pieces.get(token_id)
         if data is None:
             token = self.id_to_token(token_id)
-            data = b"" if token is None else self._text.piece(token)
-            self._pieces[token_id] = data
+            if token is None:
+                return None
+            if first:
+                return self._text.first_piece(token)
+            data = self._pieces[token_id] = self._text.piece(token)
         return data
 
     def is_special(self, token_id: int) -> bool:
