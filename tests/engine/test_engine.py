@@ -175,9 +175,27 @@ def test_every_sampling_parameter_reaches_the_sampler():
     assert (batch.history_ids.tolist(), batch.history_counts.tolist()) == ([5, 6], [0, 0])
 
 
+def test_the_ban_on_stop_ids_ends_with_min_tokens():
+    executor = ScriptedExecutor(logits=count_up)
+    run(make_engine(executor=executor, eos_token_ids=[9]), ([0], greedy(max_tokens=4, min_tokens=2)))
+    assert [batch.bias_ids.tolist() for batch in executor.sample_batches] == [[9], [9], [], []]
+
+
+def test_a_draw_keeps_its_index_when_a_neighbour_comes_and_goes_without_drawing():
+    expected = run(make_engine(), ([1], sampled(seed=3)))[0].outputs[0].token_ids
+    engine = make_engine(max_scored_rows=2)
+    engine.add_request([1], sampled(seed=3))
+    first = engine.step()
+    engine.add_request(list(range(20)), sampled(prompt_logprobs=0), request_id="scored")
+    first += engine.step()
+    engine.abort("scored")
+    assert sum([delta.token_ids for delta in first + run_deltas(engine)], ()) == expected
+
+
 def test_histories_count_the_reply_only():
     executor = ScriptedExecutor(logits=logits_for(lambda context: 5))
-    run(make_engine(executor=executor), ([6, 5], greedy(max_tokens=3, frequency_penalty=0.1)), ([1], greedy(max_tokens=3)))
+    penalised = greedy(max_tokens=3, frequency_penalty=0.1)
+    run(make_engine(executor=executor), ([6, 5], penalised), ([1], greedy(max_tokens=3)))
     last = executor.sample_batches[-1]
     assert last.history_start.tolist() == [0, 2, 2]
     assert (last.history_ids.tolist(), last.history_counts.tolist()) == ([5, 6], [2, 0])

@@ -83,6 +83,14 @@ def test_nobody_overtakes_a_head_of_the_queue_that_waits_for_blocks():
     assert [request.request_id for request in scheduler.waiting] == ["big", "small"]
 
 
+def test_a_newcomer_leaves_each_running_request_a_block_for_its_next_token():
+    scheduler = make_scheduler(num_blocks=3)
+    scheduler.add([make_request("a", 4)])
+    step(scheduler)
+    scheduler.add([make_request("b", 8, max_tokens=4)])
+    assert summary(step(scheduler)) == {"a": (4, 1)}
+
+
 @pytest.mark.requirement("E4", "E5")
 def test_the_last_in_order_is_preempted_when_blocks_run_out_and_computed_again_later():
     scheduler = make_scheduler(num_blocks=4)

@@ -18,7 +18,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @initialize(num_blocks=st.integers(3, 20), block_size=st.integers(1, 4), budget=st.integers(3, 12))
     def start(self, num_blocks: int, block_size: int, budget: int) -> None:
-        self.limits = make_limits(max_context=40, max_num_seqs=3, token_budget=budget, max_queue_size=5, max_scored_rows=2)
+        self.limits = make_limits(
+            max_context=40, max_num_seqs=3, token_budget=budget, max_queue_size=5, max_scored_rows=2
+        )
         self.pool = BlockPool(num_blocks, block_size)
         self.scheduler = Scheduler(self.limits, self.pool)
         self.requests: list[Request] = []
@@ -33,7 +35,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add(self, prompt: int, max_tokens: int, priority: int, prompt_logprobs: int | None, n: int) -> None:
         params = SamplingParams(prompt_logprobs=prompt_logprobs)
         new = [
-            Request(f"r{len(self.requests)}", range(prompt), params, max_tokens=max_tokens, priority=priority, index=index)
+            Request("r", range(prompt), params, max_tokens=max_tokens, priority=priority, index=index)
             for index in range(n)
         ]
         num_waiting = len(self.scheduler.waiting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_text_that_could_become_a_stop_string_is_held_back(stop, pieces, emitted
 )
 def test_how_the_text_is_cut_makes_no_difference(text, stop, cuts):
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [text[start:end] for start, end in pairwise(places)]
     emitted, matched = feed(stop, pieces)
     found = sorted((text.find(s), len(s), s) for s in stop if s in text)
     assert "".join(emitted) == (text[: found[0][0]] if found else text)
