@@ -7,7 +7,7 @@ no files and knows no family.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.kernels.program import Embed, Logits, Program
@@ -15,12 +15,15 @@ from glm_crush.models.builder import ProgramBuilder
 from glm_crush.models.config_reader import ConfigReader
 from glm_crush.models.description import Decoder, Family
 from glm_crush.models.registry import find_family
-from glm_crush.weights.plan import LinearPlan, Source, VectorPlan, WeightPlan
+from glm_crush.weights.plan import Source, VectorPlan, WeightPlan
 
 __all__ = ["CompiledModel", "compile_model"]
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+_FINAL_NORM = "model.norm.weight"
+# Tensors of older files and of other engines: rotary angles (computed here), scales of a quantised KV cache.
+_IGNORABLE_SUFFIXES = (".rotary_emb.inv_freq", ".k_scale", ".v_scale")
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,26 @@ class CompiledModel:
 
     Attributes:
         program: what an executor runs.
-        plan: what to pack, weights of `program` first, then those of multi-token prediction layers.
+        program_plan: what to pack for `program`.
+        next_token_plan: what to pack for multi-token prediction layers.
         family: name of the family.
         eos_token_ids: every id that ends a turn, from config.json and generation_config.json.
         max_position: positions are below this.
-        num_next_token_layers: multi-token prediction layers that `plan` keeps.
+        num_next_token_layers: multi-token prediction layers that `next_token_plan` keeps.
     """
 
     program: Program
-    plan: tuple[WeightPlan, ...]
+    program_plan: tuple[WeightPlan, ...]
+    next_token_plan: tuple[WeightPlan, ...]
     family: str
     eos_token_ids: tuple[int, ...]
     max_position: int
     num_next_token_layers: int
+
+    @property
+    def plan(self) -> tuple[WeightPlan, ...]:
+        """Everything to pack."""
+        return self.program_plan + self.next_token_plan
 
 
 def compile_model(
@@ -54,8 +64,8 @@ def compile_model(
     Args:
         config: config.json.
         generation_config: generation_config.json, for its end-of-turn ids.
-        tensor_names: what the checkpoint holds; decides how its names begin and whether it has
-            multi-token prediction layers. The program does not depend on it.
+        tensor_names: what the checkpoint holds, as `Checkpoint.names` spells it; decides whether multi-token
+            prediction layers are kept, and must agree with the plan. The program does not depend on it.
 
     Raises:
         UnsupportedModelError: unknown family, setting, key or leftover tensor; names it and the nearest known one.
@@ -69,15 +79,13 @@ def compile_model(
     num_next = len(decoder.next_token_layers)
     if tensor_names is not None and not any(f".layers.{len(decoder.layers)}." in name for name in tensor_names):
         num_next = 0  # tools that re-save checkpoints drop these layers
-    plan = list(builder.plan)
-    for offset in range(num_next):
-        plan += _next_token_plan(decoder, offset, tensor_names)
+    next_token_plan = [entry for offset in range(num_next) for entry in _next_token_plan(decoder, offset, tensor_names)]
     if tensor_names is not None:
-        plan = _with_checkpoint_names(plan, family, tensor_names)
-        _check_names(plan, family, decoder, tensor_names)
+        _check_names([*builder.plan, *next_token_plan], family, decoder, tensor_names)
     return CompiledModel(
         program=builder.program(decoder.vocab_size, decoder.max_position),
-        plan=tuple(plan),
+        program_plan=builder.plan,
+        next_token_plan=tuple(next_token_plan),
         family=family.name,
         eos_token_ids=_eos_token_ids(config, generation_config or {}),
         max_position=decoder.max_position,
@@ -91,7 +99,7 @@ def _lower(decoder: Decoder) -> ProgramBuilder:
     builder.add(Embed(table, builder.residual, decoder.embed_scale))
     for index, layer in enumerate(decoder.layers):
         layer.emit(builder, f"model.layers.{index}", decoder.norms)
-    norm = decoder.norms.emit(builder, "model.norm.weight", decoder.hidden_size)
+    norm = decoder.norms.emit(builder, _FINAL_NORM, decoder.hidden_size)
     head = table
     if not decoder.tie_word_embeddings:
         head = builder.linear(_HEAD, (Source(_HEAD),), decoder.vocab_size, decoder.hidden_size)
@@ -107,8 +115,10 @@ def _next_token_plan(decoder: Decoder, offset: int, names: Collection[str] | Non
     hidden = decoder.hidden_size
     builder = ProgramBuilder(hidden)
     prefix = f"model.layers.{len(decoder.layers) + offset}"
-    for norm in ("enorm", "hnorm", "shared_head.norm"):
+    for norm in ("enorm", "hnorm"):
         decoder.norms.emit(builder, f"{prefix}.{norm}.weight", hidden)
+    head_norm = f"{prefix}.shared_head.norm.weight"
+    builder.vector(head_norm, (Source(head_norm, fallback=_FINAL_NORM),), (hidden,), decoder.norms.weight_offset)
     joined = f"{prefix}.eh_proj.weight"
     builder.linear(joined, (Source(joined),), hidden, 2 * hidden)
     decoder.next_token_layers[offset].emit(builder, prefix, decoder.norms)
@@ -118,38 +128,16 @@ def _next_token_plan(decoder: Decoder, offset: int, names: Collection[str] | Non
     return builder.plan
 
 
-def _with_checkpoint_names(plan: list[WeightPlan], family: Family, names: Collection[str]) -> list[WeightPlan]:
-    """The plan with sources renamed to the beginnings that this checkpoint uses."""
-    found = [prefix for prefix in family.prefixes if f"{prefix}embed_tokens.weight" in names]
-    if not found:
-        wanted = " or ".join(f"{prefix}embed_tokens.weight" for prefix in family.prefixes)
-        raise CheckpointError(f"the checkpoint has no tensor {wanted}; it is incomplete or of another family")
-    prefix = found[0]
-    head = next((name for name in (_HEAD, f"language_model.{_HEAD}") if name in names), _HEAD)
-
-    def rename(source: Source) -> Source:
-        name = head if source.name == _HEAD else prefix + source.name.removeprefix("model.")
-        return replace(source, name=name)
-
-    renamed: list[WeightPlan] = []
-    for entry in plan:
-        if isinstance(entry, LinearPlan):
-            parts = tuple(tuple(rename(source) for source in expert) for expert in entry.parts)
-            renamed.append(replace(entry, parts=parts))
-        else:
-            renamed.append(replace(entry, parts=tuple(rename(source) for source in entry.parts)))
-    return renamed
-
-
 def _check_names(plan: list[WeightPlan], family: Family, decoder: Decoder, names: Collection[str]) -> None:
     """Every tensor the plan wants is there, and every tensor that is there is wanted or known to be ignorable."""
-    wanted = {source.name for entry in plan for source in _sources(entry)}
-    missing = sorted(wanted - set(names))
+    sources = [source for entry in plan for source in _sources(entry)]
+    missing = sorted({s.name for s in sources if s.name not in names and s.fallback not in names})
     if missing:
         raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]!r}")
-    skipped = family.ignorable_tensors + ((_HEAD, f"language_model.{_HEAD}") if decoder.tie_word_embeddings else ())
+    wanted = {source.name for source in sources}
+    skipped = (*family.ignorable_tensors, *((_HEAD,) if decoder.tie_word_embeddings else ()))
     for name in names:
-        if name not in wanted and not name.startswith(skipped) and not name.endswith(".rotary_emb.inv_freq"):
+        if name not in wanted and not name.startswith(skipped) and not name.endswith(_IGNORABLE_SUFFIXES):
             raise UnsupportedModelError(
                 f"the checkpoint has a tensor {name!r} that family {family.name} does not use; "
                 "leaving it out would change the model's output unnoticed"

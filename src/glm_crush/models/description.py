@@ -50,7 +50,6 @@ class Family:
         name: the `model_type` it is known by. model_types, architectures: what config.json may call it.
         describe: reads the whole configuration; the registry checks afterwards that no key is left.
         ignorable_keys: further keys that do not change the output, with the reason.
-        prefixes: what checkpoints of the family put before `embed_tokens.weight`.
         ignorable_tensors: beginnings of tensor names that the text model does not need.
     """
 
@@ -59,7 +58,6 @@ class Family:
     model_types: tuple[str, ...]
     architectures: tuple[str, ...]
     ignorable_keys: Mapping[str, str] = field(default_factory=dict)
-    prefixes: tuple[str, ...] = ("model.",)
     ignorable_tensors: tuple[str, ...] = ()
 
 
