@@ -159,8 +159,12 @@ async def test_closing_ends_what_is_running_with_an_error():
     engine = AsyncEngine(make_engine(executor=ScriptedExecutor(before_step=gate)))
     task = asyncio.create_task(text_of(engine, "a", [0], greedy()))
     await asyncio.to_thread(gate.arrived.wait, 10)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    async with asyncio.timeout(10):
+        while engine.is_alive:
+            await asyncio.sleep(0)
     gate.opened.set()
-    await asyncio.to_thread(engine.close)
+    await closing
     with pytest.raises(EngineError):
         async with asyncio.timeout(10):
             await task

@@ -87,7 +87,7 @@ def test_a_newcomer_leaves_each_running_request_a_block_for_its_next_token():
     scheduler = make_scheduler(num_blocks=3)
     scheduler.add([make_request("a", 4)])
     step(scheduler)
-    scheduler.add([make_request("b", 8, max_tokens=4)])
+    scheduler.add([make_request("b", 4, max_tokens=4)])
     assert summary(step(scheduler)) == {"a": (4, 1)}
 
 
