@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 import uvicorn
 
 from glm_crush.config import ApiSettings
+from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import ContextLengthError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.served_model import ServedModel
-from glm_crush.types import CompletionOutput, Message, RequestOutput, SamplingParams, TokenLogprobs, Usage
+from glm_crush.types import Message, SamplingParams, TokenLogprobs
 
 
 class ByteCodec:
@@ -55,9 +56,9 @@ class ScriptedEngine:
     closed: threading.Event = field(default_factory=threading.Event)
     holding: threading.Event = field(default_factory=threading.Event)
 
-    def submit(
+    async def submit(
         self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestDelta, None]:
         if self.refuse is not None:
             raise self.refuse
         if len(prompt_token_ids) > self.context_length:
@@ -65,35 +66,29 @@ class ScriptedEngine:
         prompt = bytes(prompt_token_ids).decode()
         self.prompts.append(prompt)
         self.params.append(params)
-        return self._generate(request_id, tuple(prompt_token_ids), params, self.script(prompt))
-
-    async def _generate(
-        self, request_id: str, prompt: tuple[int, ...], params: SamplingParams, text: str
-    ) -> AsyncIterator[RequestOutput]:
+        text = self.script(prompt)
         limit = min(len(text), params.max_tokens or len(text))
         try:
-            for end in range(1, limit + 1):
+            for position, character in enumerate(text[:limit]):
                 await asyncio.sleep(0)
-                if self.fail_after is not None and end > self.fail_after:
+                if position == self.fail_after:
                     raise RuntimeError("secret internals")
-                if self.hold_after is not None and end > self.hold_after:
+                if position == self.hold_after:
                     self.holding.set()
                     await asyncio.Event().wait()
-                reason = None if end < limit else ("stop" if limit == len(text) else "length")
-                replies = tuple(self._reply(index, text[:end], reason, params) for index in range(params.n))
-                usage = Usage(len(prompt), end * params.n, cached_tokens=2)
-                yield RequestOutput(request_id, prompt, replies, usage)
+                reason = None if position < limit - 1 else ("stop" if limit == len(text) else "length")
+                for index in range(params.n):
+                    yield self._delta(request_id, index, character, reason, params)
         finally:
             self.closed.set()
 
     @staticmethod
-    def _reply(index: int, text: str, reason: Any, params: SamplingParams) -> CompletionOutput:
-        ids = tuple(text.encode())
+    def _delta(request_id: str, index: int, character: str, reason: Any, params: SamplingParams) -> RequestDelta:
         logprobs = None
         if params.logprobs is not None:
             top = ((65, -0.5), (66, float("-inf")))[: params.logprobs]
-            logprobs = tuple(TokenLogprobs(token, -1.0, top) for token in ids)
-        return CompletionOutput(index, text, ids, reason, logprobs=logprobs)
+            logprobs = (TokenLogprobs(ord(character), -1.0, top),)
+        return RequestDelta(request_id, index, (ord(character),), character, logprobs, reason)
 
 
 @dataclass(frozen=True)

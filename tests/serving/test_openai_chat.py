@@ -46,7 +46,7 @@ def test_a_reply_has_text_reason_and_usage(start_server: Start) -> None:
     assert reply.choices[0].message.content == "Hello"
     assert reply.choices[0].finish_reason == "stop"
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (18, 5, 23)
-    assert reply.usage.prompt_tokens_details.cached_tokens == 2
+    assert reply.usage.prompt_tokens_details.cached_tokens == 0
     assert server.engine.prompts == ["user:Hi|assistant:"]
 
 
@@ -73,7 +73,7 @@ def test_stream_chunks_are_role_then_text_then_reason_then_usage_then_done(start
         "prompt_tokens": 18,
         "completion_tokens": 2,
         "total_tokens": 20,
-        "prompt_tokens_details": {"cached_tokens": 2},
+        "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert len({chunk["id"] for chunk in got[:-1]}) == 1

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -19,54 +20,72 @@ __all__ = ["EventStream", "run_until_disconnect"]
 
 Result = TypeVar("Result")
 
+_log = logging.getLogger("glm_crush.serving")
+
 _PING = b": ping\n\n"
 
 
 class EventStream(Response):
     """A `text/event-stream` response that closes its source as soon as the client disconnects.
 
+    The status goes out with the first event or the first comment line: what fails before that is an ordinary
+    error response, what fails later is one event.
+
     Args:
         events: encoded events, blank line included; closed in every case, so it must release what it holds.
+        encode_error: the event that tells the client why the stream ends early.
         ping_interval_seconds: silence after which a comment line keeps proxies and clients from giving up.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], *, ping_interval_seconds: float) -> None:
-        super().__init__(
-            media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
-        )
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        encode_error: Callable[[Exception], bytes],
+        ping_interval_seconds: float,
+    ) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(media_type="text/event-stream", headers=headers)
         del self.headers["content-length"]
         self._events = events
+        self._encode_error = encode_error
         self._ping_interval = ping_interval_seconds
         self._last_sent = time.monotonic()
+        self._started = False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send every event, or stop at the client's disconnect."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        helper = asyncio.create_task(self._ping(send))
+        ping = asyncio.create_task(self._ping(send))
         try:
             await run_until_disconnect(self._send_all(send), receive)
         finally:
-            helper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await helper
+            await _cancel(ping)
 
     async def _send_all(self, send: Send) -> None:
         try:
             async for event in self._events:
-                self._last_sent = time.monotonic()
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send, event)
+        except Exception as error:
+            if not self._started:
+                raise
+            _log.error("a stream failed after it had begun", exc_info=error)
+            await self._send(send, self._encode_error(error))
         finally:
-            close = getattr(self._events, "aclose", None)
-            if close is not None:
-                await close()
+            await self._events.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, event: bytes) -> None:
+        self._last_sent = time.monotonic()
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def _ping(self, send: Send) -> None:
         while True:
             silence = time.monotonic() - self._last_sent
             if silence >= self._ping_interval:
-                self._last_sent = time.monotonic()
-                await send({"type": "http.response.body", "body": _PING, "more_body": True})
+                await self._send(send, _PING)
                 silence = 0.0
             await asyncio.sleep(self._ping_interval - silence)
 

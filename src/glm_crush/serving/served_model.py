@@ -1,4 +1,4 @@
-"""A model as the protocol adapters see it: text in, a stream of `RequestOutput` out.
+"""A model as the protocol adapters see it: text in, a stream of `RequestDelta` out.
 
 Above: the adapters. Below: a tokenizer, a chat template and an engine behind the protocol `GenerationEngine`.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
-from glm_crush.types import Message, RequestOutput, SamplingParams
+from glm_crush.types import Message, SamplingParams
 
-__all__ = ["ChatPrompt", "GenerationEngine", "ServedModel", "TextCodec"]
+__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec"]
 
 # Rendering and encoding less than this takes well under a millisecond: not worth a thread switch.
 _INLINE_CHARACTERS = 2_000
@@ -26,13 +27,11 @@ class GenerationEngine(Protocol):
 
     def submit(
         self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
-    ) -> AsyncIterator[RequestOutput]:
-        """Queue a request; the iterator yields the whole reply so far after each change.
-
-        Closing the iterator aborts the request.
+    ) -> AsyncGenerator[RequestDelta, None]:
+        """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
         Raises:
-            RequestError, OverloadedError, EngineError: before anything has been generated.
+            RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.
         """
         ...
 
@@ -73,6 +72,14 @@ class ChatPrompt:
     messages: Sequence[Message]
     add_generation_prompt: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A request on its way through the engine; it is queued when its first delta is asked for."""
+
+    prompt_token_ids: Sequence[int]
+    deltas: AsyncGenerator[RequestDelta, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +124,9 @@ class ServedModel:
                 )
         return list(token_ids)
 
-    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> AsyncIterator[RequestOutput]:
+    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Generation:
         """Queue one request; see `GenerationEngine.submit`."""
-        return self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params)
+        return Generation(prompt_token_ids, self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params))
 
     def _render(self, prompt: ChatPrompt) -> list[int]:
         return self.codec.render(

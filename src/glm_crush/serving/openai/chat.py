@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.deltas import Delta
 from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, total_usage
 from glm_crush.serving.openai.logprobs import chat_logprobs
 from glm_crush.serving.openai.parameters import chat_sampling_params
@@ -42,8 +42,8 @@ class ChatCompletions:
             ping_interval_seconds=self._ping_interval,
         )
 
-        def encode(writer: ChunkWriter, delta: Delta) -> list[bytes]:
-            return _encode_delta(writer, delta, model.codec)
+        def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
+            return _encode_delta(writer, choice, delta, first, model.codec)
 
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
             return _reply(head, outputs, model.codec)
@@ -81,16 +81,16 @@ def _message(message: ChatMessage) -> Message:
     return result
 
 
-def _encode_delta(writer: ChunkWriter, delta: Delta, codec: TextCodec) -> list[bytes]:
+def _encode_delta(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool, codec: TextCodec) -> list[bytes]:
     """The role first, then text, then the reason to finish: each in a chunk of its own, as OpenAI sends them."""
     chunks = []
-    if delta.first:
-        chunks.append(writer.delta(delta.index, {"role": "assistant", "content": ""}))
-    logprobs = chat_logprobs(delta.logprobs, codec) if delta.logprobs else None
+    if first:
+        chunks.append(writer.delta(choice, {"role": "assistant", "content": ""}))
+    logprobs = chat_logprobs(delta.logprobs, codec)
     if delta.text or logprobs:
-        chunks.append(writer.delta(delta.index, {"content": delta.text}, logprobs=logprobs))
+        chunks.append(writer.delta(choice, {"content": delta.text}, logprobs=logprobs))
     if delta.finish_reason:
-        chunks.append(writer.delta(delta.index, {}, delta.finish_reason))
+        chunks.append(writer.delta(choice, {}, delta.finish_reason))
     return chunks
 
 

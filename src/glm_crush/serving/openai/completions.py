@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.deltas import Delta
 from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, total_usage
 from glm_crush.serving.openai.logprobs import completion_logprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
@@ -46,13 +46,14 @@ class Completions:
         echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]
         offsets: dict[int, int] = {}  # of the next token of each choice, for logprobs in a stream
 
-        def encode(writer: ChunkWriter, delta: Delta) -> list[bytes]:
-            echo = echoes[delta.index // params.n]
-            offset = offsets.get(delta.index, len(echo))
-            logprobs = _logprobs(delta.logprobs or None, model, offset)
-            offsets[delta.index] = offset + len(delta.text)
-            text = echo + delta.text if delta.first else delta.text
-            return [writer.text(delta.index, text, delta.finish_reason, logprobs)]
+        def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
+            if not (delta.text or delta.logprobs or delta.finish_reason or first):
+                return []
+            echo = echoes[choice // params.n]
+            offset = offsets.get(choice, len(echo))
+            offsets[choice] = offset + len(delta.text)
+            logprobs = _logprobs(delta.logprobs, model, offset)
+            return [writer.text(choice, echo + delta.text if first else delta.text, delta.finish_reason, logprobs)]
 
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
             return _reply(head, outputs, echoes, params.n, model)

@@ -1,81 +1,47 @@
-"""What is new in a reply: the difference between one `RequestOutput` and the one before."""
+"""Deltas of several engine requests as one stream, numbered as the choices of one API reply."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 
+from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import EngineError
-from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs
 
-__all__ = ["Delta", "DeltaTracker", "merge_streams"]
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """The new part of choice `index`; `first` marks its first one, `finish_reason` its last."""
-
-    index: int
-    text: str
-    first: bool
-    finish_reason: str | None
-    logprobs: Sequence[TokenLogprobs] | None
+__all__ = ["check_delta", "merge_streams"]
 
 
-class DeltaTracker:
-    """Remembers how much of each choice has been sent.
+def check_delta(delta: RequestDelta) -> RequestDelta:
+    """The delta, unless it says that the reply cannot be finished.
 
-    Args:
-        first_index: number of choice 0 of this prompt (several prompts in one completion request).
+    Raises:
+        EngineError: the reply failed or was aborted by somebody else than its client.
     """
-
-    def __init__(self, first_index: int = 0) -> None:
-        self._first_index = first_index
-        self._sent: dict[int, tuple[int, int]] = {}
-        self._finished: set[int] = set()
-
-    def update(self, output: RequestOutput) -> list[Delta]:
-        """The deltas that `output` adds to what was seen before.
-
-        Raises:
-            EngineError: the engine aborted a choice.
-        """
-        return [delta for reply in output.outputs if (delta := self._delta(reply)) is not None]
-
-    def _delta(self, reply: CompletionOutput) -> Delta | None:
-        if reply.index in self._finished:
-            return None
-        if reply.finish_reason == "abort":
-            raise EngineError("the request was aborted before it was finished; send it again")
-        first = reply.index not in self._sent
-        num_chars, num_logprobs = self._sent.get(reply.index, (0, 0))
-        text = reply.text[num_chars:]
-        logprobs = reply.logprobs[num_logprobs:] if reply.logprobs is not None else None
-        if not text and not first and not reply.finish_reason:
-            return None  # half a character so far, or text held back because it may become a stop string
-        self._sent[reply.index] = (len(reply.text), len(reply.logprobs or ()))
-        if reply.finish_reason:
-            self._finished.add(reply.index)
-        return Delta(self._first_index + reply.index, text, first, reply.finish_reason, logprobs)
+    if delta.error is not None:
+        raise delta.error
+    if delta.finish_reason == "abort":
+        raise EngineError("the request was aborted before it was finished; send it again")
+    return delta
 
 
-async def merge_streams(streams: Sequence[AsyncIterator[RequestOutput]]) -> AsyncIterator[tuple[int, RequestOutput]]:
-    """Outputs of several requests as they come, each with the number of its stream; closes all at the end."""
+async def merge_streams(
+    streams: Sequence[AsyncGenerator[RequestDelta, None]],
+) -> AsyncGenerator[tuple[int, RequestDelta], None]:
+    """Deltas of several requests as they come, each with the number of its stream; closes all at the end."""
     if len(streams) == 1:
         try:
-            async for output in streams[0]:
-                yield 0, output
+            async for delta in streams[0]:
+                yield 0, check_delta(delta)
         finally:
-            await _close(streams[0])
+            await streams[0].aclose()
         return
-    queue: asyncio.Queue[tuple[int, RequestOutput | BaseException | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, RequestDelta | Exception | None]] = asyncio.Queue()
 
-    async def pump(number: int, stream: AsyncIterator[RequestOutput]) -> None:
+    async def pump(number: int, stream: AsyncGenerator[RequestDelta, None]) -> None:
         try:
-            async for output in stream:
-                queue.put_nowait((number, output))
+            async for delta in stream:
+                queue.put_nowait((number, check_delta(delta)))
             queue.put_nowait((number, None))
         except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
             queue.put_nowait((number, error))
@@ -85,7 +51,7 @@ async def merge_streams(streams: Sequence[AsyncIterator[RequestOutput]]) -> Asyn
         open_streams = len(streams)
         while open_streams:
             number, item = await queue.get()
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             if item is None:
                 open_streams -= 1
@@ -97,10 +63,4 @@ async def merge_streams(streams: Sequence[AsyncIterator[RequestOutput]]) -> Asyn
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         for stream in streams:
-            await _close(stream)
-
-
-async def _close(stream: AsyncIterator[RequestOutput]) -> None:
-    close = getattr(stream, "aclose", None)
-    if close is not None:
-        await close()
+            await stream.aclose()

@@ -1,34 +1,33 @@
 """What chat completions and completions have in common: read the request, stream or collect, count.
 
-A request is read, checked, encoded and queued before the first byte of the reply, so that every refusal has
-its own status; what fails later is one error event of the stream.
+A request is read, checked and encoded before the reply begins, so that every refusal has its own status; the
+engine's refusal comes with its first answer, before the stream's first byte.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.engine.output import OutputCollector, RequestDelta
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, error_event
-from glm_crush.serving.openai.deltas import Delta, DeltaTracker, merge_streams
+from glm_crush.serving.openai.deltas import merge_streams
 from glm_crush.serving.openai.protocol import GenerationRequest
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_model import Generation, ServedModel
 from glm_crush.types import RequestOutput, Usage
 
 __all__ = ["Exchange", "find_model", "json_response", "new_head", "total_usage"]
 
-_log = logging.getLogger("glm_crush.serving")
-
-EncodeDelta = Callable[[ChunkWriter, Delta], list[bytes]]
+# (writer, number of the choice, what is new, whether it is the choice's first) -> encoded chunks
+EncodeDelta = Callable[[ChunkWriter, int, RequestDelta, bool], list[bytes]]
 BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
 
 
@@ -70,19 +69,26 @@ class Exchange:
     """One request with its queued generations, answered as a stream or as one object.
 
     Args:
-        streams: one per prompt, already accepted by the engine. replies_per_prompt: the request's `n`.
+        request: what the client asked for.
+        generations: one per prompt; the engine takes them in when their first delta is asked for.
+        replies_per_prompt: the request's `n`.
+        ping_interval_seconds: see `EventStream`.
     """
 
     def __init__(
         self,
         request: GenerationRequest,
-        streams: Sequence[AsyncIterator[RequestOutput]],
+        generations: Sequence[Generation],
         *,
         replies_per_prompt: int,
         ping_interval_seconds: float,
     ) -> None:
         self._request = request
-        self._streams = streams
+        self._streams = [generation.deltas for generation in generations]
+        self._collectors = [
+            OutputCollector(str(number), generation.prompt_token_ids, n=replies_per_prompt)
+            for number, generation in enumerate(generations)
+        ]
         self._replies_per_prompt = replies_per_prompt
         self._ping_interval = ping_interval_seconds
 
@@ -92,40 +98,33 @@ class Exchange:
         """The HTTP response; a client that goes away ends the generation in both cases."""
         if self._request.stream:
             events = self._events(head, chunk_kind, encode_delta)
-            return EventStream(events, ping_interval_seconds=self._ping_interval)
+            return EventStream(events, encode_error=error_event, ping_interval_seconds=self._ping_interval)
         outputs = await run_until_disconnect(self._collect(), http.receive)
         return Response(status_code=499) if outputs is None else json_response(build_reply(outputs))
 
     async def _collect(self) -> list[RequestOutput]:
-        """The last output of every prompt."""
-        last: dict[int, RequestOutput] = {}
-        trackers = self._trackers()
-        async for number, output in merge_streams(self._streams):
-            trackers[number].update(output)  # raises if the engine aborted it
-            last[number] = output
-        return [last[number] for number in sorted(last)]
+        """The whole output of every prompt."""
+        async for number, delta in merge_streams(self._streams):
+            self._collectors[number].add(delta)
+        return [collector.output() for collector in self._collectors]
 
     async def _events(self, head: ReplyHead, chunk_kind: str, encode_delta: EncodeDelta) -> AsyncGenerator[bytes, None]:
         options = self._request.stream_options
         include_usage = options is not None and options.include_usage
         writer = ChunkWriter(head, chunk_kind, include_usage=include_usage)
-        trackers = self._trackers()
-        last: dict[int, RequestOutput] = {}
-        outputs = merge_streams(self._streams)
+        begun: set[int] = set()
+        deltas = merge_streams(self._streams)
         try:
-            async for number, output in outputs:
-                last[number] = output
-                chunks = [chunk for delta in trackers[number].update(output) for chunk in encode_delta(writer, delta)]
+            async for number, delta in deltas:
+                if include_usage:
+                    self._collectors[number].add(delta)
+                choice = number * self._replies_per_prompt + delta.index
+                chunks = encode_delta(writer, choice, delta, choice not in begun)
+                begun.add(choice)
                 if chunks:
                     yield b"".join(chunks)
             if include_usage:
-                yield writer.usage(total_usage(list(last.values())))
+                yield writer.usage(total_usage([collector.output() for collector in self._collectors]))
             yield DONE
-        except Exception as error:  # noqa: BLE001 - the status is out: the client is told by an event
-            _log.error("stream %s failed", head.id, exc_info=error)
-            yield error_event(error)
         finally:
-            await outputs.aclose()  # type: ignore[attr-defined]
-
-    def _trackers(self) -> list[DeltaTracker]:
-        return [DeltaTracker(number * self._replies_per_prompt) for number in range(len(self._streams))]
+            await deltas.aclose()
