@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from glm_crush.errors import CheckpointError, ModelNotFoundError
-from glm_crush.weights.safetensors_names import TensorMaker, canonical_name, logical_tensors
+from glm_crush.weights.safetensors_names import TensorMaker, logical_tensors
 from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors, unique_keys
 from glm_crush.weights.source_hash import source_hash
 from glm_crush.weights.source_tensor import SourceTensor
@@ -59,7 +59,7 @@ class Checkpoint:
         return tuple(self.makers)
 
     def __contains__(self, name: str) -> bool:
-        return canonical_name(name) in self.makers
+        return name in self.makers
 
     def tensor(self, name: str) -> SourceTensor:
         """The tensor of that Hugging Face name.
@@ -68,7 +68,7 @@ class Checkpoint:
             CheckpointError: there is none, or its parts contradict each other.
             UnsupportedModelError: it is stored in a way that is not supported.
         """
-        maker = self.makers.get(canonical_name(name))
+        maker = self.makers.get(name)
         if maker is None:
             raise CheckpointError(f"{self.path} has no tensor {name!r}; it has {len(self.makers)} tensors")
         return maker()

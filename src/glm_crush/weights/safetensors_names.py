@@ -18,11 +18,11 @@ from glm_crush.weights.quantized_tensors import AwqTensor, GptqTensor, PackQuant
 from glm_crush.weights.safetensors_reader import RawTensor
 from glm_crush.weights.source_tensor import DenseTensor, SourceTensor
 
-__all__ = ["TensorMaker", "canonical_name", "logical_tensors"]
+__all__ = ["MAX_EXPERTS", "TensorMaker", "logical_tensors", "mixtral_name"]
 
 TensorMaker = Callable[[], SourceTensor]
 
-_MAX_EXPERTS: Final = 4096
+MAX_EXPERTS: Final = 4096
 _FUSED_EXPERTS: Final = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)(?:\.weight)?")
 _PART_SUFFIXES: Final = (
     "weight_scale",
@@ -37,32 +37,27 @@ _PART_SUFFIXES: Final = (
     "scales",
     "g_idx",
 )
-_MIXTRAL: Final = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_MIXTRAL: Final = {"gate": "w1", "down": "w2", "up": "w3"}
 
 
-def canonical_name(name: str) -> str:
-    """One spelling per tensor: text models inside multimodal files, and Mixtral's expert names, in the common form."""
-    name = re.sub(r"^(?:language_model\.(?=model\.|lm_head)|model\.language_model\.)", _without_tower, name)
-    if ".block_sparse_moe." in name:
-        name = name.replace(".block_sparse_moe.", ".mlp.")
-        name = re.sub(r"\.(w[123])(?=\.[^.]+$)", lambda m: f".{_MIXTRAL[m[1]]}", name)
-    return name
-
-
-def _without_tower(match: re.Match[str]) -> str:
-    return "model." if match[0].startswith("model.") else ""
+def mixtral_name(name: str) -> str:
+    """Mixtral's own spelling of a name that transformers 5 or GGUF gives in the common one."""
+    name = name.replace(".mlp.", ".block_sparse_moe.")
+    return re.sub(r"\.(gate|down|up)_proj(?=\.[^.]+$)", lambda match: f".{_MIXTRAL[match[1]]}", name)
 
 
 def logical_tensors(raw: Mapping[str, RawTensor], config: Mapping[str, Any]) -> dict[str, TensorMaker]:
-    """Makers of the logical tensors, by canonical name.
+    """Makers of the logical tensors, by Hugging Face name.
 
     Raises:
         UnsupportedModelError: config.json names a quantisation that is not supported.
-        CheckpointError: a fused tensor has an impossible shape, or two tensors have one canonical name.
+        CheckpointError: a fused tensor has an impossible shape, or two tensors have one name.
     """
     quantization = _quantization_config(config)
     makers: dict[str, TensorMaker] = {}
-    for name, maker in _all_makers(raw, quantization):
+    is_mixtral = config.get("model_type") == "mixtral"
+    for stored, maker in _all_makers(raw, quantization):
+        name = mixtral_name(stored) if is_mixtral and ".mlp." in stored else stored
         if name in makers:
             raise CheckpointError(f"tensor {name!r} is there twice, under different spellings")
         makers[name] = maker
@@ -94,8 +89,7 @@ def _maker(
     base: str,
     quantization: Mapping[str, Any],
 ) -> tuple[str, TensorMaker]:
-    canonical = canonical_name(name)
-    return canonical, lambda: make(canonical, raw, base, quantization)
+    return name, lambda: make(name, raw, base, quantization)
 
 
 def _dense(name: str, raw: Mapping[str, RawTensor], base: str, _: Mapping[str, Any]) -> SourceTensor:
@@ -105,9 +99,9 @@ def _dense(name: str, raw: Mapping[str, RawTensor], base: str, _: Mapping[str, A
 def _unfused(prefix: str, kind: str, tensor: RawTensor) -> Iterator[tuple[str, TensorMaker]]:
     """Experts saved as one array: gate_up_proj `[E, 2I, H]` (gate first), down_proj `[E, H, I]`."""
     experts, rows, _ = tensor.data.shape
-    if experts > _MAX_EXPERTS or (kind == "gate_up_proj" and rows % 2):
+    if experts > MAX_EXPERTS or (kind == "gate_up_proj" and rows % 2):
         raise CheckpointError(
-            f"{tensor.name!r} has shape {tensor.data.shape}; at most {_MAX_EXPERTS} experts, even rows"
+            f"{tensor.name!r} has shape {tensor.data.shape}; at most {MAX_EXPERTS} experts, even rows"
         )
     if tensor.dtype.startswith("F8"):
         raise UnsupportedModelError(f"{tensor.name!r}: fused experts in {tensor.dtype} are not supported")
@@ -115,7 +109,7 @@ def _unfused(prefix: str, kind: str, tensor: RawTensor) -> Iterator[tuple[str, T
     parts = halves if kind == "gate_up_proj" else {"down_proj": slice(0, rows)}
     for expert in range(experts):
         for part, span in parts.items():
-            name = canonical_name(f"{prefix}.{expert}.{part}.weight")
+            name = f"{prefix}.{expert}.{part}.weight"
             yield name, _slice_maker(name, tensor.dtype, tensor.data, expert, span)
 
 

@@ -67,7 +67,7 @@ class DenseTensor(SourceTensor):
 
 
 class RowMappedTensor(SourceTensor):
-    """Rows of another tensor in another order, with a constant added.
+    """Rows of another tensor, picked and reordered, with a constant added.
 
     GGUF stores the q and k rows of llama permuted and gemma's norms with 1 added; whole rows move, so
     codes stay what they are.
@@ -75,7 +75,8 @@ class RowMappedTensor(SourceTensor):
 
     def __init__(self, inner: SourceTensor, order: Int64 | None = None, add: float = 0.0) -> None:
         """Row i is row `order[i]` of `inner`, plus `add`."""
-        self.name, self.shape, self.dtype = inner.name, inner.shape, inner.dtype
+        self.name, self.dtype = inner.name, inner.dtype
+        self.shape = inner.shape if order is None else (len(order), *inner.shape[1:])
         self.block_format = inner.block_format if add == 0.0 else None
         self._inner = inner
         self._order = order
