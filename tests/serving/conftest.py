@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -78,7 +78,11 @@ class ScriptedEngine:
                     await asyncio.Event().wait()
                 reason = None if position < limit - 1 else ("stop" if limit == len(text) else "length")
                 for index in range(params.n):
-                    yield self._delta(request_id, index, character, reason, params)
+                    delta = self._delta(request_id, index, character, reason, params)
+                    if position == 0 and params.prompt_logprobs is not None:
+                        scored = (None, *(TokenLogprobs(token, -2.0, ()) for token in prompt_token_ids[1:]))
+                        delta = replace(delta, prompt_logprobs=scored)
+                    yield delta
         finally:
             self.closed.set()
 

@@ -97,6 +97,23 @@ def test_logprobs_are_in_the_shape_of_completions(start_server: Start, scripted_
     }
 
 
+def test_echo_with_logprobs_scores_the_prompt_too_whole_and_streamed(start_server: Start, scripted_engine: Any) -> None:
+    server = start_server(upper_engine(scripted_engine))
+    expected = {
+        "tokens": ["a", "b", "A", "B"],
+        "token_logprobs": [None, -2.0, -1.0, -1.0],
+        "top_logprobs": [None, {}, {}, {}],
+        "text_offset": [0, 1, 2, 3],
+    }
+    assert post(server, echo=True, logprobs=0).json()["choices"][0]["logprobs"] == expected
+    streamed: dict[str, list[Any]] = {name: [] for name in expected}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as api:
+        for chunk in api.completions.create(model="scripted", prompt="ab", echo=True, logprobs=0, stream=True):
+            for name, values in chunk.choices[0].logprobs.model_dump().items():
+                streamed[name] += values
+    assert streamed == expected
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

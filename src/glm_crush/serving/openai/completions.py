@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, to
 from glm_crush.serving.openai.logprobs import completion_logprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest, parse_request
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_model import ServedModel, TextCodec
 from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs
 
 __all__ = ["Completions"]
@@ -49,11 +50,12 @@ class Completions:
         def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
             if not (delta.text or delta.logprobs or delta.finish_reason or first):
                 return []
-            echo = echoes[choice // params.n]
-            offset = offsets.get(choice, len(echo))
-            offsets[choice] = offset + len(delta.text)
-            logprobs = _logprobs(delta.logprobs, model, offset)
-            return [writer.text(choice, echo + delta.text if first else delta.text, delta.finish_reason, logprobs)]
+            number = choice // params.n
+            text = echoes[number] + delta.text if first else delta.text
+            offset = offsets.get(choice, 0)
+            offsets[choice] = offset + len(text)
+            scored = _Scored.of(prompts[number], delta.prompt_logprobs, delta.logprobs)
+            return [writer.text(choice, text, delta.finish_reason, scored.encode(model.codec, offset))]
 
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
             return _reply(head, outputs, echoes, params.n, model)
@@ -96,24 +98,45 @@ def _reply(
     model: ServedModel,
 ) -> dict[str, Any]:
     choices = [
-        _choice(number * replies_per_prompt + reply.index, reply, echoes[number], model)
+        _choice(number * replies_per_prompt + reply.index, output, reply, echoes[number], model)
         for number, output in enumerate(outputs)
         for reply in output.outputs
     ]
     return {**head.fields("text_completion"), "choices": choices, "usage": usage_object(total_usage(outputs))}
 
 
-def _choice(index: int, reply: CompletionOutput, echo: str, model: ServedModel) -> dict[str, Any]:
+def _choice(
+    index: int, output: RequestOutput, reply: CompletionOutput, echo: str, model: ServedModel
+) -> dict[str, Any]:
+    scored = _Scored.of(output.prompt_token_ids, output.prompt_logprobs, reply.logprobs)
     return {
         "index": index,
         "text": echo + reply.text,
-        "logprobs": _logprobs(reply.logprobs, model, len(echo)),
+        "logprobs": scored.encode(model.codec, 0),
         "finish_reason": reply.finish_reason,
     }
 
 
-def _logprobs(tokens: Sequence[TokenLogprobs] | None, model: ServedModel, offset: int) -> dict[str, Any] | None:
-    if tokens is None:
-        return None
-    token_ids = [token.token_id for token in tokens]
-    return completion_logprobs(tokens, model.codec, token_ids=token_ids, text_offset=offset)
+@dataclass(frozen=True)
+class _Scored:
+    """Tokens with their logprobs: those of an echoed prompt, then those of the reply; None = not asked for."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs | None] | None
+
+    @classmethod
+    def of(
+        cls,
+        prompt_token_ids: Sequence[int],
+        prompt_logprobs: Sequence[TokenLogprobs | None] | None,
+        logprobs: Sequence[TokenLogprobs] | None,
+    ) -> _Scored:
+        if logprobs is None and prompt_logprobs is None:
+            return cls((), None)
+        reply = [token.token_id for token in logprobs or ()]
+        if prompt_logprobs is None:
+            return cls(reply, logprobs)
+        return cls([*prompt_token_ids, *reply], [*prompt_logprobs, *(logprobs or ())])
+
+    def encode(self, codec: TextCodec, text_offset: int) -> dict[str, Any] | None:
+        return completion_logprobs(self.logprobs, codec, token_ids=self.token_ids, text_offset=text_offset)

@@ -55,10 +55,9 @@ def completion_sampling_params(request: CompletionRequest, defaults: SamplingPar
         raise _unsupported("best_of", request.best_of, f"{replies} (the value of n) or leave it out")
     if request.suffix:
         raise _unsupported("suffix", request.suffix, "no suffix")
-    if request.echo and request.logprobs is not None:
-        raise _unsupported("logprobs", request.logprobs, "no logprobs together with echo")
     max_tokens = request.max_tokens or DEFAULT_COMPLETION_TOKENS
-    return _common(request, defaults, max_tokens=max_tokens, logprobs=request.logprobs)
+    params = _common(request, defaults, max_tokens=max_tokens, logprobs=request.logprobs)
+    return replace(params, prompt_logprobs=request.logprobs) if request.echo else params
 
 
 def _common(

@@ -1,0 +1,66 @@
+"""What a compiled model costs before it is packed: bytes of weights, bytes read per token, bytes of cache.
+
+Above: `glm inspect` and memory budgets. Below: plans and layouts. Nothing is loaded; the numbers are those of the
+packed file, padding included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glm_crush.kernels.program import Embed, HeadLinear, Linear, Logits, MixtureOfExperts
+from glm_crush.models.compiler import CompiledModel
+from glm_crush.weights.layout import packed_nbytes
+from glm_crush.weights.plan import LinearPlan
+
+__all__ = ["Footprint", "kv_bytes_per_token", "weight_footprint"]
+
+_KV_BYTES = {"bf16": 2, "f32": 4}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Weights of one model in one format.
+
+    Attributes:
+        weight_bytes: the packed file's weights, all experts and prediction layers included.
+        read_bytes_per_token: what decoding one token must read: every weight once, but only the experts a token is
+            routed to and one row of the embedding table. Bandwidth divided by this bounds tokens per second.
+    """
+
+    weight_bytes: int
+    read_bytes_per_token: int
+
+
+def weight_footprint(compiled: CompiledModel, weight_format: str) -> Footprint:
+    """The footprint if every weight whose format is free is packed as `weight_format` ("q4", "q8", "bf16", "f32")."""
+    sizes = {}
+    for entry in compiled.plan:
+        if isinstance(entry, LinearPlan):
+            sizes[entry.name] = packed_nbytes(entry.format or weight_format, entry.rows, entry.cols, entry.experts)
+        else:
+            count = 1
+            for dimension in entry.shape:
+                count *= dimension
+            sizes[entry.name] = 4 * count
+    return Footprint(sum(sizes.values()), _read_bytes(compiled, sizes))
+
+
+def kv_bytes_per_token(compiled: CompiledModel, kv_dtype: str) -> int:
+    """Bytes of cache that one token of context takes, over all layers."""
+    values = sum(layer.num_kv_heads * (layer.key_dim + layer.value_dim) for layer in compiled.program.caches)
+    return values * _KV_BYTES[kv_dtype]
+
+
+def _read_bytes(compiled: CompiledModel, sizes: dict[str, int]) -> int:
+    """Sum over the operations of a decode step; a weight that two operations use is read by both."""
+    linears = {entry.name: entry for entry in compiled.plan if isinstance(entry, LinearPlan)}
+    total = 0
+    for op in compiled.program.ops:
+        if isinstance(op, Linear | HeadLinear | Logits):
+            total += sizes[op.weight]
+        elif isinstance(op, Embed):
+            total += sizes[op.table] // linears[op.table].rows
+        elif isinstance(op, MixtureOfExperts):
+            total += (sizes[op.gate_up] + sizes[op.down]) * op.top_k // op.num_experts + sizes[op.router]
+    return total

@@ -1,0 +1,72 @@
+"""What a model's name and files say about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glm_crush.models.compiler import compile_model
+from glm_crush.models.footprint import kv_bytes_per_token, weight_footprint
+from glm_crush.weights.checkpoint import open_checkpoint
+from glm_crush.weights.inspector import explain_name, inspect_checkpoint, list_tensors
+from tests.models.tiny import tiny_checkpoint
+
+pytestmark = pytest.mark.requirement("M7")
+
+
+@pytest.mark.parametrize(
+    ("name", "suffixes"),
+    [
+        ("SmolLM2-135M-Instruct-Q4_1.gguf", ["135M", "instruct", "Q4_1", "gguf"]),
+        ("GLM-4.5-Air-Base", ["base", "small variant"]),
+        ("GLM-4.6V", ["vision"]),
+        ("Qwen3-30B-A3B-Instruct-AWQ", ["30B-A3B", "instruct", "AWQ"]),
+        ("Mixtral-8x7B-v0.1", ["8x7B"]),
+        ("gemma-3-1b-it", ["1b", "instruct"]),
+        ("Qwen3-Reranker-0.6B", ["0.6B", "reranker"]),
+        ("multilingual-e5-small", ["embedding", "small variant"]),
+        ("Llama-Guard-3-8B-INT8", ["8B", "guard", "INT8"]),
+        ("whisper-large-v3", ["speech to text"]),
+        ("favourite", []),
+        ("", []),
+    ],
+)
+def test_a_name_says_size_purpose_and_quantisation(name: str, suffixes: list[str]) -> None:
+    assert [purpose.suffix for purpose in explain_name(name)] == suffixes
+
+
+def test_active_parameters_of_a_mixture_are_explained() -> None:
+    assert "3 billion active" in explain_name("Qwen3-30B-A3B")[0].meaning
+
+
+def test_a_report_counts_files_tensors_and_parameters(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("llama", tmp_path, dtype="BF16"))
+    report = inspect_checkpoint(checkpoint)
+    assert (report.format, report.model_type, report.has_chat_template) == ("safetensors", "llama", True)
+    assert {path.name for path, _ in report.files} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert report.num_parameters == sum(tensor.num_values for tensor in list_tensors(checkpoint))
+    assert report.dtypes == {"BF16": report.num_parameters}
+    assert report.licence is None
+
+
+def test_the_licence_comes_from_the_model_card(tmp_path: Path) -> None:
+    path = tiny_checkpoint("llama", tmp_path)
+    (path / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Tiny\n")
+    assert inspect_checkpoint(open_checkpoint(path)).licence == "apache-2.0"
+
+
+def test_footprints_shrink_with_the_format_and_experts_are_read_in_part(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("glm4_moe", tmp_path))
+    compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+    sizes = {name: weight_footprint(compiled, name) for name in ("q4", "q8", "bf16", "f32")}
+    assert sizes["q4"].weight_bytes < sizes["q8"].weight_bytes < sizes["bf16"].weight_bytes < sizes["f32"].weight_bytes
+    assert sizes["q4"].read_bytes_per_token < sizes["q4"].weight_bytes
+    assert kv_bytes_per_token(compiled, "f32") == 2 * kv_bytes_per_token(compiled, "bf16")
+
+
+def test_a_token_of_the_tiny_llama_takes_exactly_its_keys_and_values(tmp_path: Path) -> None:
+    config = open_checkpoint(tiny_checkpoint("llama", tmp_path)).config
+    compiled = compile_model(config)
+    values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    assert kv_bytes_per_token(compiled, "bf16") == 2 * values
