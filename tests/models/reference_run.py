@@ -11,7 +11,6 @@ from glm_crush.kernels.program import ForwardBatch
 from glm_crush.kernels.reference import ReferenceExecutor
 from glm_crush.models.compiler import compile_model
 from glm_crush.models.dense_weights import DenseWeights
-from glm_crush.weights.safetensors_names import canonical_name
 from tests.models.tiny import tiny_tensors
 
 __all__ = ["batch_of", "reference_executor", "run_whole", "shuffled_tables"]
@@ -24,7 +23,7 @@ def reference_executor(
     config: Mapping[str, Any], seed: int = 0, *, sequences: int = 1, **kwargs: Any
 ) -> ReferenceExecutor:
     """An executor of the tiny model with that configuration, with cache for `sequences` full contexts."""
-    tensors = {canonical_name(name): values for name, values in tiny_tensors(config, seed).items()}
+    tensors = tiny_tensors(config, seed)
     compiled = compile_model(config, tensor_names=tensors.keys())
     weights = DenseWeights.from_tensors(compiled.plan, tensors.__getitem__)
     blocks = sequences * BLOCKS_PER_SEQUENCE

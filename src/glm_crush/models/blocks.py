@@ -24,7 +24,7 @@ from glm_crush.kernels.program import (
 from glm_crush.models.builder import ProgramBuilder
 from glm_crush.weights.plan import Source, gated_rows
 
-__all__ = ["Block", "DecoderLayer", "GatedMLP", "GroupedQueryAttention", "NormConvention", "SparseMoE"]
+__all__ = ["Block", "DecoderLayer", "ExpertNames", "GatedMLP", "GroupedQueryAttention", "NormConvention", "SparseMoE"]
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,16 @@ class GatedMLP:
 
 
 @dataclass(frozen=True)
+class ExpertNames:
+    """Where a family keeps its experts under the layer's prefix: `{module}.experts.{index}.{gate}.weight`."""
+
+    module: str = "mlp"
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+@dataclass(frozen=True)
 class SparseMoE:
     """Top-k of many gated MLPs, and perhaps one shared by all tokens.
 
@@ -169,13 +179,14 @@ class SparseMoE:
     n_group: int = 1
     topk_group: int = 1
     shared: GatedMLP | None = None
+    names: ExpertNames = ExpertNames()
 
     def emit(self, builder: ProgramBuilder, prefix: str, norm: Norm, out: View, *, accumulate: bool) -> None:
         """Appends the experts, with the shared one's first half before they change the residual stream."""
         assert accumulate, "no family normalises the output of its experts"
         if self.shared is not None:
             self.shared.emit_gate_up(builder, prefix, norm)
-        builder.add(self._experts(builder, f"{prefix}.mlp", norm, out))
+        builder.add(self._experts(builder, f"{prefix}.{self.names.module}", norm, out))
         if self.shared is not None:
             self.shared.emit_down(builder, prefix, out, accumulate=True)
 
@@ -197,12 +208,12 @@ class SparseMoE:
             router_bias=bias,
             gate_up=builder.stacked(
                 f"{name}.experts.gate_up_proj.weight",
-                sources("gate_proj", "up_proj"),
+                sources(self.names.gate, self.names.up),
                 gated_rows(size),
                 hidden,
                 gated=True,
             ),
-            down=builder.stacked(f"{name}.experts.down_proj.weight", sources("down_proj"), hidden, size),
+            down=builder.stacked(f"{name}.experts.down_proj.weight", sources(self.names.down), hidden, size),
             out=out,
             num_experts=self.num_experts,
             top_k=self.top_k,

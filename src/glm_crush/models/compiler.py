@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.kernels.program import Embed, Logits, Program
 from glm_crush.models.builder import ProgramBuilder
+from glm_crush.models.checkpoint_names import EMBEDDING, HEAD, CheckpointNames
 from glm_crush.models.config_reader import ConfigReader
-from glm_crush.models.description import Decoder, Family
+from glm_crush.models.description import Decoder
 from glm_crush.models.registry import find_family
-from glm_crush.weights.plan import Source, VectorPlan, WeightPlan
+from glm_crush.weights.plan import Source, WeightPlan
 
 __all__ = ["CompiledModel", "compile_model"]
 
-_EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
 _FINAL_NORM = "model.norm.weight"
-# Tensors of older files and of other engines: rotary angles (computed here), scales of a quantised KV cache.
-_IGNORABLE_SUFFIXES = (".rotary_emb.inv_freq", ".k_scale", ".v_scale")
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def compile_model(
     Args:
         config: config.json.
         generation_config: generation_config.json, for its end-of-turn ids.
-        tensor_names: what the checkpoint holds, as `Checkpoint.names` spells it; decides whether multi-token
+        tensor_names: what the checkpoint holds; decides how its names begin and whether multi-token
             prediction layers are kept, and must agree with the plan. The program does not depend on it.
 
     Raises:
@@ -79,13 +75,19 @@ def compile_model(
     num_next = len(decoder.next_token_layers)
     if tensor_names is not None and not any(f".layers.{len(decoder.layers)}." in name for name in tensor_names):
         num_next = 0  # tools that re-save checkpoints drop these layers
-    next_token_plan = [entry for offset in range(num_next) for entry in _next_token_plan(decoder, offset, tensor_names)]
+    program_plan = builder.plan
+    next_token_plan = tuple(
+        entry for offset in range(num_next) for entry in _next_token_plan(decoder, offset, tensor_names)
+    )
     if tensor_names is not None:
-        _check_names([*builder.plan, *next_token_plan], family, decoder, tensor_names)
+        names = CheckpointNames.of(family, tensor_names)
+        program_plan, next_token_plan = names.rename(program_plan), names.rename(next_token_plan)
+        skipped = (*family.ignorable_tensors, *((names.head,) if decoder.tie_word_embeddings else ()))
+        names.check(program_plan + next_token_plan, skipped)
     return CompiledModel(
         program=builder.program(decoder.vocab_size, decoder.max_position),
-        program_plan=builder.plan,
-        next_token_plan=tuple(next_token_plan),
+        program_plan=program_plan,
+        next_token_plan=next_token_plan,
         family=family.name,
         eos_token_ids=_eos_token_ids(config, generation_config or {}),
         max_position=decoder.max_position,
@@ -95,14 +97,14 @@ def compile_model(
 
 def _lower(decoder: Decoder) -> ProgramBuilder:
     builder = ProgramBuilder(decoder.hidden_size)
-    table = builder.linear(_EMBEDDING, (Source(_EMBEDDING),), decoder.vocab_size, decoder.hidden_size)
+    table = builder.linear(EMBEDDING, (Source(EMBEDDING),), decoder.vocab_size, decoder.hidden_size)
     builder.add(Embed(table, builder.residual, decoder.embed_scale))
     for index, layer in enumerate(decoder.layers):
         layer.emit(builder, f"model.layers.{index}", decoder.norms)
     norm = decoder.norms.emit(builder, _FINAL_NORM, decoder.hidden_size)
     head = table
     if not decoder.tie_word_embeddings:
-        head = builder.linear(_HEAD, (Source(_HEAD),), decoder.vocab_size, decoder.hidden_size)
+        head = builder.linear(HEAD, (Source(HEAD),), decoder.vocab_size, decoder.hidden_size)
     builder.add(Logits(builder.residual, norm, head, decoder.vocab_size, softcap=decoder.softcap))
     return builder
 
@@ -126,28 +128,6 @@ def _next_token_plan(decoder: Decoder, offset: int, names: Collection[str] | Non
         if names is not None and name in names:
             builder.linear(name, (Source(name),), decoder.vocab_size, hidden)
     return builder.plan
-
-
-def _check_names(plan: list[WeightPlan], family: Family, decoder: Decoder, names: Collection[str]) -> None:
-    """Every tensor the plan wants is there, and every tensor that is there is wanted or known to be ignorable."""
-    sources = [source for entry in plan for source in _sources(entry)]
-    missing = sorted({s.name for s in sources if s.name not in names and s.fallback not in names})
-    if missing:
-        raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]!r}")
-    wanted = {source.name for source in sources}
-    skipped = (*family.ignorable_tensors, *((_HEAD,) if decoder.tie_word_embeddings else ()))
-    for name in names:
-        if name not in wanted and not name.startswith(skipped) and not name.endswith(_IGNORABLE_SUFFIXES):
-            raise UnsupportedModelError(
-                f"the checkpoint has a tensor {name!r} that family {family.name} does not use; "
-                "leaving it out would change the model's output unnoticed"
-            )
-
-
-def _sources(entry: WeightPlan) -> tuple[Source, ...]:
-    if isinstance(entry, VectorPlan):
-        return entry.parts
-    return tuple(source for expert in entry.parts for source in expert)
 
 
 def _eos_token_ids(*configs: Mapping[str, object]) -> tuple[int, ...]:

@@ -98,9 +98,9 @@ class ConfigReader:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self._malformed(key, value, "a whole number")
+            raise self.malformed(key, value, "a whole number")
         if not minimum <= value <= maximum:
-            raise self._malformed(key, value, f"a whole number in [{minimum}, {maximum}]")
+            raise self.malformed(key, value, f"a whole number in [{minimum}, {maximum}]")
         return value
 
     def optional_integer(self, key: str, *, minimum: int = 1) -> int | None:
@@ -116,14 +116,14 @@ class ConfigReader:
         """A finite number."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self._malformed(key, value, "a finite number")
+            raise self.malformed(key, value, "a finite number")
         return float(value)
 
     def positive(self, key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+        """A number in `[1e-12, 1e12]`: above zero, and safe in float32 arithmetic."""
         value = self.number(key, default)
-        if value <= 0:
-            raise self._malformed(key, value, "a number above 0")
+        if not 1e-12 <= value <= 1e12:
+            raise self.malformed(key, value, "a number in [1e-12, 1e12]")
         return value
 
     def optional_number(self, key: str) -> float | None:
@@ -135,14 +135,14 @@ class ConfigReader:
         """True or false."""
         value = self._value(key, default)
         if not isinstance(value, bool):
-            raise self._malformed(key, value, "true or false")
+            raise self.malformed(key, value, "true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string."""
         value = self._value(key, default)
         if not isinstance(value, str):
-            raise self._malformed(key, value, "a string")
+            raise self.malformed(key, value, "a string")
         return value
 
     def integers(self, key: str) -> tuple[int, ...] | None:
@@ -153,7 +153,7 @@ class ConfigReader:
             return None
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            raise self._malformed(key, value, "whole numbers")
+            raise self.malformed(key, value, "whole numbers")
         return tuple(items)
 
     def texts(self, key: str) -> tuple[str, ...] | None:
@@ -163,7 +163,7 @@ class ConfigReader:
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._malformed(key, value, "a list of strings")
+            raise self.malformed(key, value, "a list of strings")
         return tuple(value)
 
     def section(self, key: str) -> ConfigReader | None:
@@ -173,7 +173,7 @@ class ConfigReader:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise self._malformed(key, value, "an object")
+            raise self.malformed(key, value, "an object")
         return ConfigReader(value, f"{self.where}: {key}")
 
     def expect(self, key: str, default: object, *allowed: object) -> None:
@@ -204,6 +204,10 @@ class ConfigReader:
                     "A key that is not read would change the model's output unnoticed."
                 )
 
+    def malformed(self, key: str, value: object, wanted: str) -> CheckpointError:
+        """The error that says what `key` is and what it must be."""
+        return CheckpointError(f"{self.where}: {key} is {value!r}; it must be {wanted}")
+
     def _value(self, key: str, default: object) -> object:
         self._known.add(key)
         value = self._values.get(key)
@@ -212,6 +216,3 @@ class ConfigReader:
         if default is None:
             raise CheckpointError(f"{self.where}: key {key!r} is missing{nearest(key, list(self._values))}")
         return default
-
-    def _malformed(self, key: str, value: object, wanted: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {key} is {value!r}; it must be {wanted}")

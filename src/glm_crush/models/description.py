@@ -13,11 +13,23 @@ from glm_crush.errors import CheckpointError
 from glm_crush.models.blocks import DecoderLayer, NormConvention
 from glm_crush.models.config_reader import ConfigReader
 
-__all__ = ["MAX_EXPERTS", "MAX_LAYERS", "Decoder", "Family", "Shape", "layer_windows", "read_shape"]
+__all__ = [
+    "MAX_EXPERTS",
+    "MAX_HEADS",
+    "MAX_HEAD_DIM",
+    "MAX_LAYERS",
+    "Decoder",
+    "Family",
+    "Shape",
+    "layer_windows",
+    "read_shape",
+]
 
 # Beyond these a file is lying; compiling it would take for ever.
 MAX_LAYERS = 1000
 MAX_EXPERTS = 4096
+MAX_HEADS = 4096
+MAX_HEAD_DIM = 65536
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Family:
         name: the `model_type` it is known by. model_types, architectures: what config.json may call it.
         describe: reads the whole configuration; the registry checks afterwards that no key is left.
         ignorable_keys: further keys that do not change the output, with the reason.
+        prefixes: what checkpoints of the family put before `embed_tokens.weight`.
         ignorable_tensors: beginnings of tensor names that the text model does not need.
     """
 
@@ -58,6 +71,7 @@ class Family:
     model_types: tuple[str, ...]
     architectures: tuple[str, ...]
     ignorable_keys: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ("model.",)
     ignorable_tensors: tuple[str, ...] = ()
 
 
@@ -82,7 +96,7 @@ def read_shape(reader: ConfigReader, defaults: Mapping[str, int] | None = None) 
     """
     known = defaults or {}
     hidden_size = reader.integer("hidden_size", known.get("hidden_size"))
-    heads = reader.integer("num_attention_heads", known.get("num_attention_heads"))
+    heads = reader.integer("num_attention_heads", known.get("num_attention_heads"), maximum=MAX_HEADS)
     kv_heads = reader.integer("num_key_value_heads", known.get("num_key_value_heads", heads))
     if heads % kv_heads:
         raise CheckpointError(
@@ -99,7 +113,7 @@ def read_shape(reader: ConfigReader, defaults: Mapping[str, int] | None = None) 
         num_hidden_layers=reader.integer("num_hidden_layers", known.get("num_hidden_layers"), maximum=MAX_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        head_dim=reader.integer("head_dim", default_head_dim),
+        head_dim=reader.integer("head_dim", default_head_dim, maximum=MAX_HEAD_DIM),
         vocab_size=reader.integer("vocab_size", known.get("vocab_size")),
         max_position_embeddings=reader.integer("max_position_embeddings", known.get("max_position_embeddings")),
     )

@@ -113,6 +113,7 @@ GEMMA3 = Family(
         "boi_token_index": "images are not run",
         "eoi_token_index": "images are not run",
     },
+    prefixes=("model.", "language_model.model.", "model.language_model."),
     ignorable_tensors=(
         "vision_tower.",
         "multi_modal_projector.",

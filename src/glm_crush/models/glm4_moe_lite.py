@@ -5,7 +5,7 @@ from __future__ import annotations
 from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.models.blocks import DecoderLayer, GatedMLP, NormConvention
 from glm_crush.models.config_reader import ConfigReader
-from glm_crush.models.description import MAX_LAYERS, Decoder, Family
+from glm_crush.models.description import MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, Decoder, Family
 from glm_crush.models.glm4_moe import ROUTING_KEYS, read_experts, read_num_next_token_layers
 from glm_crush.models.latent_attention import LatentAttention
 from glm_crush.models.rotary import read_rotary
@@ -33,9 +33,10 @@ def _describe(reader: ConfigReader) -> Decoder:
 
 def _attention(reader: ConfigReader) -> tuple[LatentAttention, int]:
     """The attention block, and how many positions its rotary embedding reaches."""
-    heads = reader.integer("num_attention_heads")
+    heads = reader.integer("num_attention_heads", maximum=MAX_HEADS)
     reader.expect("num_key_value_heads", heads, heads)
-    nope, rope = reader.integer("qk_nope_head_dim"), reader.integer("qk_rope_head_dim")
+    nope = reader.integer("qk_nope_head_dim", maximum=MAX_HEAD_DIM)
+    rope = reader.integer("qk_rope_head_dim", maximum=MAX_HEAD_DIM)
     reader.expect("head_dim", rope, rope)
     reader.expect("qk_head_dim", nope + rope, nope + rope)
     rotary = read_rotary(reader, head_dim=rope, interleaved=reader.flag("rope_interleave", True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glm_crush.models.blocks import DecoderLayer, GroupedQueryAttention, NormConvention, SparseMoE
+from glm_crush.models.blocks import DecoderLayer, ExpertNames, GroupedQueryAttention, NormConvention, SparseMoE
 from glm_crush.models.config_reader import ConfigReader
 from glm_crush.models.description import MAX_EXPERTS, Decoder, Family, read_shape
 from glm_crush.models.rotary import read_rotary
@@ -29,6 +29,7 @@ def _describe(reader: ConfigReader) -> Decoder:
         intermediate_size=reader.integer("intermediate_size"),
         scoring="softmax",
         normalize=True,
+        names=ExpertNames("block_sparse_moe", gate="w1", up="w3", down="w2"),
     )
     return Decoder(
         hidden_size=shape.hidden_size,

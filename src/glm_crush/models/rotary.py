@@ -22,6 +22,7 @@ __all__ = ["RotaryConfig", "read_rotary", "rotary_frequencies"]
 
 Float32 = npt.NDArray[np.float32]
 
+_MAX_POSITION = 2**31 - 1
 _SCALINGS = ("default", "linear", "llama3", "yarn")
 
 
@@ -85,6 +86,8 @@ def rotary_frequencies(
             f"Supported: {', '.join(_SCALINGS)}."
         )
     theta = parameters.positive("rope_theta", theta)
+    if theta <= 1:
+        raise parameters.malformed("rope_theta", theta, "above 1")
     partial = parameters.positive("partial_rotary_factor", partial)
     dim = int(head_dim * partial)
     if dim % 2 or not 0 < dim <= head_dim:
@@ -118,6 +121,8 @@ def _llama3(parameters: ConfigReader, frequencies: Float32) -> Float32:
     low = np.float32(parameters.positive("low_freq_factor"))
     high = np.float32(parameters.positive("high_freq_factor"))
     context = np.float32(parameters.integer("original_max_position_embeddings"))
+    if high <= low:
+        raise parameters.malformed("high_freq_factor", high, f"above low_freq_factor {low}")
     wavelength = np.float32(2 * math.pi) / frequencies
     smooth = (context / wavelength - low) / (high - low)
     blended = (1 - smooth) * frequencies / factor + smooth * frequencies
@@ -129,28 +134,36 @@ def _yarn(parameters: ConfigReader, theta: float, dim: int) -> tuple[Float32, fl
     """YaRN (section 3.4): fast dimensions keep their angle, slow ones are interpolated, a ramp joins them."""
     factor = parameters.positive("factor")
     original = parameters.integer("original_max_position_embeddings")
+    if original * factor > _MAX_POSITION:
+        raise parameters.malformed("factor", factor, f"at most {_MAX_POSITION} over {original} positions")
     attention_factor = parameters.optional_number("attention_factor")
     mscale, mscale_all_dim = parameters.optional_number("mscale"), parameters.optional_number("mscale_all_dim")
     if attention_factor is None and mscale and mscale_all_dim:
         attention_factor = _mscale(factor, mscale) / _mscale(factor, mscale_all_dim)
     elif attention_factor is None:
         attention_factor = _mscale(factor, 1.0)
-
-    def dimension_of(rotations: float) -> float:
-        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
-
-    low = dimension_of(parameters.positive("beta_fast", 32.0))
-    high = dimension_of(parameters.positive("beta_slow", 1.0))
-    if parameters.flag("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, dim - 1)
-    if low == high:
-        high += 0.001
+    fast, slow = parameters.positive("beta_fast", 32.0), parameters.positive("beta_slow", 1.0)
+    low, high = _yarn_ramp(dim, theta, original, (fast, slow), whole=parameters.flag("truncate", True))
     ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / (high - low), 0, 1).astype(np.float32)
     powers = _powers(theta, dim)
     interpolated = 1.0 / (np.float32(factor) * powers)
     frequencies = interpolated * ramp + (1.0 / powers) * (1 - ramp)
     return frequencies.astype(np.float32), attention_factor, round(original * factor)
+
+
+def _yarn_ramp(
+    dim: int, theta: float, original: int, rotations: tuple[float, float], *, whole: bool
+) -> tuple[float, float]:
+    """First and last dimension between kept and interpolated ones, from how often they turn in the old context."""
+
+    def dimension_of(turns: float) -> float:
+        return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = (dimension_of(turns) for turns in rotations)
+    if whole:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    return low, high + 0.001 if low == high else high
 
 
 def _mscale(factor: float, mscale: float) -> float:
