@@ -1,0 +1,115 @@
+// Runs a program over one batch: one call is one engine step, all threads walk the list of operations together.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "glm_crush/memory.h"
+#include "glm_crush/program.h"
+#include "glm_crush/sampler.h"
+#include "glm_crush/thread_pool.h"
+
+namespace glm {
+
+// Plain arrays of one step; the Python twin is kernels.program.ForwardBatch. Checked by Executor::forward.
+struct Batch {
+  std::span<const int32_t> token_ids, positions;      // [T]
+  std::span<const int32_t> query_start;               // [S + 1]
+  std::span<const int32_t> context_lens;              // [S]
+  std::span<const int32_t> block_tables;              // [S * max_blocks]
+  int max_blocks = 0;
+  std::span<const int32_t> logit_rows;                // [R]
+};
+
+struct ExecutorOptions {
+  int num_threads = 1;
+  int max_tokens = 512;   // longest batch
+  int num_blocks = 1;     // cache blocks of 16 tokens
+  CacheType cache_type = CacheType::bf16;
+  const KernelTable* kernels = nullptr;
+};
+
+// Some query rows of one sequence and one kv head that attend together.
+struct Tile {
+  int sequence, kv_head, first_head, num_heads;  // heads [first_head, first_head + num_heads)
+  int first_token, num_tokens;                   // tokens of the batch
+  int first_row;                                 // where its query rows begin in the query buffer
+  int chunk_begin, chunk_end;                    // chunks of kChunkKeys keys that it looks at (without a window)
+  int first_partial;                             // where its (chunk, row) partials begin when chunks run in parallel
+};
+
+struct TilePlan {
+  int num_heads = 0, num_kv_heads = 0;
+  std::vector<Tile> tiles;
+  std::vector<std::pair<int, int>> items;  // (tile, chunk) when split over chunks, else empty
+  int num_partials = 0;                    // rows of partial results
+};
+
+class Executor {
+ public:
+  Executor(Program program, const ExecutorOptions& options);
+
+  // Runs the batch. logits: [R, vocab], written. rows: R sampling rows or empty; sampled: as many, written.
+  // Throws std::invalid_argument naming the array and the value when the batch does not fit.
+  void forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled);
+
+  int num_threads() const { return pool_.num_threads(); }
+  const char* kernels_name() const { return kernels_.name; }
+  size_t cache_bytes() const;
+  size_t scratch_bytes() const;  // activation buffers
+  const Program& program() const { return program_; }
+  int max_tokens() const { return options_.max_tokens; }
+
+ private:
+  friend struct StepRunner;
+
+  struct RopeTable { std::vector<float> cos, sin; };  // [max_tokens, rotary_dim / 2]
+  struct ThreadScratch {
+    AlignedBuffer<float> row;        // widest activation row
+    AlignedBuffer<uint8_t> matmul;   // unpacked panels
+    AlignedBuffer<float> scores;     // [kMaxTileRows, kChunkKeys]
+    AlignedBuffer<float> partial;    // one (m, l, o) chunk of a tile
+    Rows rows;                       // prepared rows private to the thread
+    SamplerScratch sampler;
+    std::vector<float> choice;       // router scores with bias
+    std::vector<int32_t> order;      // experts by score; later the fill position of each expert
+  };
+
+  void check(const Batch& batch, size_t num_rows) const;
+  void plan_attention(const Batch& batch);
+  void plan_tiles(const Batch& batch, TilePlan& plan) const;
+  Rows allocate_rows(int num_rows);
+
+  const Program program_;
+  const ExecutorOptions options_;
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  std::vector<AlignedBuffer<float>> buffers_;
+  std::vector<CacheShape> cache_shapes_;
+  std::vector<HugeBuffer> caches_;
+  std::vector<RopeTable> rope_tables_;
+  std::vector<ThreadScratch> scratch_;
+  std::vector<AlignedBuffer<uint8_t>> row_storage_;
+  Rows shared_rows_;                     // [max_tokens]
+  int widest_ = 0;                       // columns, padded
+  // attention
+  std::vector<TilePlan> tile_plans_;     // one per distinct (num_heads, num_kv_heads)
+  std::vector<int> sequence_of_token_;
+  AlignedBuffer<uint8_t> queries_;
+  AlignedBuffer<int32_t> key_limits_;    // [2, query rows]
+  std::vector<float> partials_;          // split attention: per partial row m, l, o[value_dim]
+  // mixture of experts
+  std::vector<float> router_scores_;
+  std::vector<int32_t> expert_ids_, expert_start_, slot_token_, slot_index_;
+  std::vector<float> expert_weights_, slot_weight_;
+  std::vector<float> moe_hidden_;        // [max_tokens * top_k, intermediate]
+  Rows moe_rows_;
+  // work claimed while a step runs, one counter per operation and phase
+  struct alignas(64) Counter { std::atomic<int> next{0}; };
+  std::unique_ptr<Counter[]> counters_;
+};
+
+}  // namespace glm

@@ -1,0 +1,163 @@
+// The kernel table: every operation that has one version per instruction set.
+//
+// Numerics contract, the same for every variant. What one token row gets never depends on the number of
+// rows, on tiling, on threads or on which rows share the call (batched = alone, bit for bit):
+//   * integer formats: activations are block floating point: per row a scale `s`, per group of 32 columns a
+//     power of two `f_g` (2^0 .. 2^15) and int8 values q; x ~ s * f_g * q. Per output row r and group g
+//       i_g   = sum_k w_int[r,k] * q[k] - zero * sum_k q[k]           exact in int32
+//       q4, q8g:  acc = fma(float(i_g), ws[r,g] * f_g, acc)           g ascending; ws * f_g is exact
+//       q4a:      additionally, after it, acc = fma(min[r,g], sum_g, acc)   sum_g = f_g * sum_k q[k]
+//       q8:       acc = fma(float(i_g), f_g, acc)
+//     and y = acc * s (q8: y = acc * (s * ws[r])). zero is 8 for q4, 0 for q4a, 128 for q8g and q8.
+//   * bf16 and f32: one accumulator per output row, k ascending (bf16: pairs of k per step).
+//   * then y += bias[r], and the epilogue.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace glm {
+
+enum class Format : int { q4 = 0, q4a, q8g, q8, bf16, f32 };
+inline constexpr int kNumFormats = 6;
+inline constexpr int kPanelRows = 16;
+inline constexpr int kGroup = 32;       // columns that share a weight scale and an activation exponent
+inline constexpr int kBlockColumns = 64;  // columns are padded to a multiple of this
+
+// Bytes of one 16-row panel of `cols` (padded) columns.
+constexpr size_t panel_bytes(Format format, int cols) {
+  const size_t blocks = static_cast<size_t>(cols) / kBlockColumns;
+  switch (format) {
+    case Format::q4: return blocks * 576;
+    case Format::q4a: return blocks * 640;
+    case Format::q8g: return blocks * 1088;
+    case Format::q8: return 64 + blocks * 1024;
+    case Format::bf16: return blocks * 2048;
+    case Format::f32: return blocks * 4096;
+  }
+  return 0;
+}
+
+// Activations of many tokens, prepared for one weight format. Row t starts at t * stride elements
+// (stride: padded columns), its groups at t * group_stride. Only the fields of the format are set.
+struct Rows {
+  int8_t* q = nullptr;       // integer formats: values, zero in the padding
+  float* scale = nullptr;    // [rows], s
+  int32_t* init = nullptr;   // per group: -zero * sum_k q[k], where the int32 accumulator starts
+  float* factor = nullptr;   // per group: f_g
+  float* sum = nullptr;      // per group: f_g * sum_k q[k] (q4a only)
+  uint16_t* bf16 = nullptr;  // bf16 format
+  float* f32 = nullptr;      // f32 format
+  size_t stride = 0;
+  size_t group_stride = 0;
+};
+
+enum class Epilogue : int { store = 0, add, silu_gate, gelu_gate };
+
+// y[out_rows[t], r] (epilogue)= row_weight[t] * (a[in_rows[t]] . w[r]) + bias[r]
+// for tokens t in [0, num_tokens) and the rows of panels [panel_begin, panel_end), always whole pairs of panels.
+// Gated epilogues: panel 2i is gate rows, 2i+1 up rows; output column 16i+j gets act(gate) * up.
+struct MatmulArgs {
+  const uint8_t* panels = nullptr;  // panel 0 of this matrix
+  int cols = 0;                     // padded
+  int out_columns = 0;              // logical output width: columns at or beyond it are not written
+  int panel_begin = 0;
+  int panel_end = 0;
+  Rows a;
+  int num_tokens = 0;
+  const int32_t* in_rows = nullptr;   // null: identity
+  const int32_t* out_rows = nullptr;  // null: identity
+  const float* row_weight = nullptr;  // null: 1; multiplies y before it is added (epilogue add only)
+  float* out = nullptr;
+  size_t out_stride = 0;
+  const float* bias = nullptr;  // [out_columns] or null; not with gated epilogues
+  Epilogue epilogue = Epilogue::store;
+  uint8_t* scratch = nullptr;  // scratch_bytes(cols), 64-byte aligned, private to the calling thread
+};
+
+// Room a matmul may use to unpack one pair of panels: u8 values and float scales, mins.
+constexpr size_t matmul_scratch_bytes(int cols) { return static_cast<size_t>(cols) * 32 + static_cast<size_t>(cols) / kGroup * 256 + 256; }
+
+// Paged key/value cache of one layer. A block holds 16 tokens; per block and kv head one slab:
+//   bf16: keys [key_dim/2][16 tokens][2] then values [8 token pairs][value_dim][2]
+//   f32:  keys [key_dim][16 tokens]      then values [16 tokens][value_dim]
+// key_dim is padded to an even number, value_dim to a multiple of 16, slabs to 64 bytes.
+inline constexpr int kBlockTokens = 16;
+enum class CacheType : int { bf16 = 0, f32 };
+struct CacheShape {
+  CacheType type;
+  int num_kv_heads;
+  int key_dim;    // even
+  int value_dim;  // as stored: multiple of 16
+  size_t element_bytes() const { return type == CacheType::bf16 ? 2 : 4; }
+  size_t key_bytes() const { return (static_cast<size_t>(key_dim) * kBlockTokens * element_bytes() + 63) / 64 * 64; }
+  size_t value_bytes() const { return static_cast<size_t>(value_dim) * kBlockTokens * element_bytes(); }
+  size_t slab_bytes() const { return key_bytes() + value_bytes(); }
+  size_t block_bytes() const { return slab_bytes() * static_cast<size_t>(num_kv_heads); }
+};
+
+// Keys are taken in fixed chunks at multiples of this position; each gives a partial (max, sum, output), and
+// partials merge in ascending order, so a row's result does not depend on how the work was split.
+inline constexpr int kChunkKeys = 256;
+inline constexpr int kMaxTileRows = 32;
+
+// One chunk of keys for up to kMaxTileRows query rows of one kv head.
+//   score = q . k (the caller folds scale * log2(e) into q), masked to first_key <= key < last_key per row;
+//   m = max score, p = 2^(score - m), l = sum p, o = sum p v. A row without keys gets m = -inf, l = 0, o = 0.
+struct AttentionArgs {
+  const CacheShape* shape = nullptr;
+  const uint8_t* layer = nullptr;        // block 0 of this layer
+  const int32_t* blocks = nullptr;       // block ids of the sequence, indexed by position / 16
+  int kv_head = 0;
+  int chunk_begin = 0;                   // absolute position, multiple of kChunkKeys
+  int chunk_end = 0;                     // at most chunk_begin + kChunkKeys; keys in [chunk_begin, chunk_end) are looked at
+  int num_rows = 0;
+  const void* queries = nullptr;         // [num_rows][key_dim] bf16 or float, like the cache
+  const int32_t* first_key = nullptr;    // [num_rows] absolute
+  const int32_t* last_key = nullptr;     // [num_rows] absolute, exclusive
+  float* m = nullptr;                    // [num_rows]
+  float* l = nullptr;                    // [num_rows]
+  float* o = nullptr;                    // [num_rows][value_dim]
+  float* scores = nullptr;               // scratch [kMaxTileRows][kChunkKeys], 64-byte aligned
+};
+
+struct KernelTable {
+  const char* name;
+
+  void (*matmul[kNumFormats])(const MatmulArgs&);
+
+  // Write row `row` of `rows` from n floats for a weight format (zero padding up to rows.stride).
+  void (*prepare_row[kNumFormats])(const float* x, int n, const Rows& rows, int row);
+
+  // out[0..n) = row `row` of the packed matrix * scale.
+  void (*lookup_row[kNumFormats])(const uint8_t* panels, int cols, int row, int n, float scale, float* out);
+
+  // out = x / sqrt(mean(x^2) + eps) * weight; out may be x. Sixteen partial sums, then a fixed tree.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+
+  // Rotate `rotary_dim` values in place; cos, sin [rotary_dim / 2].
+  void (*rope)(float* x, const float* cos, const float* sin, int rotary_dim, bool interleaved);
+
+  // Write one token (slot = position % 16) of one kv head into its slab.
+  void (*store_kv)(const CacheShape&, uint8_t* slab, int slot, const float* key, const float* value, int value_dim);
+
+  // q[0..key_dim) (times scale) into cache precision; n values given, the rest zero.
+  void (*store_query)(CacheType, const float* q, int n, int key_dim, float scale, void* out);
+
+  void (*attention_chunk)(const AttentionArgs&);
+
+  // Router scores: out[e] = x . w[e], e in [0, num_experts), float32, sixteen partial sums then a fixed tree.
+  void (*dot_rows)(const float* x, const float* w, int num_rows, int n, float* out);
+};
+
+// Tables of the instruction sets this build contains; null when the CPU cannot run it.
+const KernelTable* generic_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx2_vnni_kernels();
+const KernelTable* avx512_vnni_kernels();
+
+// The best table for this CPU, or the one named ("generic", "avx2", "avx2_vnni", "avx512_vnni").
+// Throws std::invalid_argument when the name is unknown or the CPU lacks the instructions.
+const KernelTable& select_kernels(const char* name_or_null);
+
+}  // namespace glm

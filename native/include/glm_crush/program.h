@@ -1,0 +1,87 @@
+// A program as the executor runs it: operations over float32 buffers, weights resolved to memory.
+// The Python twin with the meaning of every field is src/glm_crush/kernels/program.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "glm_crush/kernels.h"
+
+namespace glm {
+
+struct View {
+  int buffer = 0;
+  int offset = 0;
+  int width = 0;
+};
+
+struct Norm {
+  const float* weight = nullptr;  // null: no norm
+  float eps = 0.0f;
+};
+
+// A packed linear weight; `cols` is padded, `in_columns` is not.
+struct Matrix {
+  Format format = Format::f32;
+  int rows = 0;
+  int in_columns = 0;
+  int cols = 0;
+  int panels = 0;  // even
+  int experts = 1;
+  const uint8_t* data = nullptr;
+  size_t panel_stride = 0;
+  size_t expert_stride = 0;
+};
+
+struct Rope {
+  std::vector<float> inv_freq;
+  bool interleaved = false;
+  float attention_factor = 1.0f;
+};
+
+struct EmbedOp { Matrix table; View out; float scale; };
+struct RmsNormOp { View input; Norm norm; View out; };
+struct AddNormOp { View input; Norm norm; View out; };
+struct LinearOp { View input; Norm norm; Matrix weight; const float* bias; View out; Epilogue epilogue; };
+struct HeadLinearOp { View input; Matrix weight; View out; int num_heads, input_stride, out_stride; };
+struct CopyHeadsOp { View input, out; int num_heads, input_stride, out_stride, width; };
+struct AttentionOp {
+  View query, key, value, out;
+  int cache, num_heads, num_kv_heads, key_dim, value_dim;
+  float scale;
+  int rope, rope_offset;  // rope -1: none
+  Norm query_norm, key_norm;
+  int window;  // 0: none
+};
+struct MoeOp {
+  View input, out;
+  Norm norm;
+  const float* router;
+  const float* router_bias;
+  Matrix gate_up, down;
+  int num_experts, top_k, intermediate_size;
+  bool sigmoid, normalize;
+  float scale;
+  int n_group, topk_group;
+  Epilogue activation;
+};
+struct LogitsOp { View input; Norm norm; Matrix weight; int vocab_size; float scale, softcap; };  // softcap 0: none
+
+using Op = std::variant<EmbedOp, RmsNormOp, AddNormOp, LinearOp, HeadLinearOp, CopyHeadsOp, AttentionOp, MoeOp, LogitsOp>;
+
+struct CacheLayer {
+  int num_kv_heads, key_dim, value_dim;
+};
+
+struct Program {
+  int vocab_size = 0;
+  int max_position = 0;
+  std::vector<int> buffers;
+  std::vector<Rope> ropes;
+  std::vector<CacheLayer> caches;
+  std::vector<Op> ops;
+};
+
+}  // namespace glm

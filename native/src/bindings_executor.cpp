@@ -1,0 +1,365 @@
+// The executor at the Python boundary: reads the Program dataclasses once, checks every array, releases the GIL.
+#include "bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string_view>
+
+#include "glm_crush/executor.h"
+
+namespace nb = nanobind;
+using namespace glm;
+
+namespace {
+
+template <typename T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+int integer(nb::handle object, const char* name) { return nb::cast<int>(object.attr(name)); }
+float number(nb::handle object, const char* name) { return nb::cast<float>(object.attr(name)); }
+
+// Turns the Program dataclasses into operations; keeps the Python arrays that own the weights alive.
+class ProgramReader {
+ public:
+  ProgramReader(nb::handle packed, nb::list& owners) : packed_(packed), owners_(owners) {}
+
+  Program read(nb::handle source) {
+    Program program;
+    program.vocab_size = integer(source, "vocab_size");
+    program.max_position = integer(source, "max_position");
+    for (nb::handle width : source.attr("buffers")) program.buffers.push_back(nb::cast<int>(width));
+    for (nb::handle r : source.attr("ropes")) {
+      program.ropes.push_back({nb::cast<std::vector<float>>(nb::list(r.attr("inv_freq"))), nb::cast<bool>(r.attr("interleaved")), number(r, "attention_factor")});
+    }
+    for (nb::handle c : source.attr("caches")) {
+      program.caches.push_back({integer(c, "num_kv_heads"), integer(c, "key_dim"), integer(c, "value_dim")});
+    }
+    for (nb::handle op : source.attr("ops")) program.ops.push_back(read_op(op, program));
+    return program;
+  }
+
+ private:
+  static View view(nb::handle owner, const char* name) {
+    nb::object v = owner.attr(name);
+    return {integer(v, "buffer"), integer(v, "offset"), integer(v, "width")};
+  }
+
+  const float* vector(const std::string& name, size_t size) {
+    nb::object array = packed_.attr("vector")(name);
+    auto data = nb::cast<nb::ndarray<const float, nb::c_contig, nb::device::cpu>>(array);
+    if (data.size() != size) {
+      throw std::invalid_argument("vector '" + name + "' has " + std::to_string(data.size()) + " values; the program needs " + std::to_string(size));
+    }
+    owners_.append(array);
+    return data.data();
+  }
+
+  const float* optional_vector(nb::handle owner, const char* field, size_t size) {
+    nb::object name = owner.attr(field);
+    return name.is_none() ? nullptr : vector(nb::cast<std::string>(name), size);
+  }
+
+  Norm norm(nb::handle owner, const char* field, int width) {
+    nb::object source = owner.attr(field);
+    if (source.is_none()) return {};
+    return {vector(nb::cast<std::string>(source.attr("weight")), static_cast<size_t>(width)), number(source, "eps")};
+  }
+
+  Matrix matrix(nb::handle owner, const char* field, int rows, int cols, int experts = 1) {
+    const std::string name = nb::cast<std::string>(owner.attr(field));
+    nb::object tensor = packed_.attr("tensor")(name);
+    auto data = nb::cast<Vector<uint8_t>>(tensor.attr("data"));
+    Matrix m;
+    m.format = format(nb::cast<std::string>(tensor.attr("format")), name);
+    m.rows = integer(tensor, "rows");
+    m.in_columns = integer(tensor, "cols");
+    m.experts = integer(tensor, "experts");
+    if (m.rows != rows || m.in_columns != cols || m.experts != experts) {
+      const auto shape = [](int e, int r, int c) { return "[" + std::to_string(e) + ", " + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+      throw std::invalid_argument("weight '" + name + "' is " + shape(m.experts, m.rows, m.in_columns) + "; the program needs " + shape(experts, rows, cols));
+    }
+    m.cols = (m.in_columns + kBlockColumns - 1) / kBlockColumns * kBlockColumns;
+    m.panels = (m.rows + 2 * kPanelRows - 1) / (2 * kPanelRows) * 2;
+    m.panel_stride = panel_bytes(m.format, m.cols);
+    m.expert_stride = m.panel_stride * static_cast<size_t>(m.panels);
+    m.data = data.data();
+    const size_t bytes = m.expert_stride * static_cast<size_t>(m.experts);
+    if (data.size() != bytes || reinterpret_cast<uintptr_t>(m.data) % 64 != 0) {
+      throw std::invalid_argument("weight '" + name + "' has " + std::to_string(data.size()) + " bytes; its layout needs " + std::to_string(bytes) + ", 64-byte aligned");
+    }
+    owners_.append(tensor);
+    return m;
+  }
+
+  static Format format(const std::string& name, const std::string& tensor) {
+    static constexpr const char* kNames[] = {"q4", "q4a", "q8g", "q8", "bf16", "f32"};
+    for (int i = 0; i < kNumFormats; ++i) {
+      if (name == kNames[i]) return static_cast<Format>(i);
+    }
+    throw std::invalid_argument("weight '" + tensor + "' has unknown format '" + name + "'");
+  }
+
+  static Epilogue activation(nb::handle op) {
+    const std::string name = nb::cast<std::string>(op.attr("activation"));
+    if (name == "silu_gate") return Epilogue::silu_gate;
+    if (name == "gelu_gate") return Epilogue::gelu_gate;
+    if (name == "none") return Epilogue::store;
+    throw std::invalid_argument("activation '" + name + "' is unknown; known: none, silu_gate, gelu_gate");
+  }
+
+  static int gated_rows(int intermediate) { return 2 * ((intermediate + kPanelRows - 1) / kPanelRows) * kPanelRows; }
+
+  Op read_op(nb::handle op, const Program& program) {
+    const std::string kind = nb::cast<std::string>(op.type().attr("__name__"));
+    if (kind == "Embed") {
+      const View out = view(op, "out");
+      return EmbedOp{matrix(op, "table", program.vocab_size, out.width), out, number(op, "scale")};
+    }
+    if (kind == "RmsNorm") {
+      const View input = view(op, "input");
+      return RmsNormOp{input, norm(op, "norm", input.width), view(op, "out")};
+    }
+    if (kind == "AddNorm") {
+      const View input = view(op, "input");
+      return AddNormOp{input, norm(op, "norm", input.width), view(op, "out")};
+    }
+    if (kind == "Linear") return read_linear(op);
+    if (kind == "HeadLinear") return read_head_linear(op);
+    if (kind == "CopyHeads") {
+      return CopyHeadsOp{view(op, "input"), view(op, "out"), integer(op, "num_heads"), integer(op, "input_stride"), integer(op, "out_stride"), integer(op, "width")};
+    }
+    if (kind == "Attention") return read_attention(op, program);
+    if (kind == "MixtureOfExperts") return read_moe(op);
+    if (kind == "Logits") {
+      const View input = view(op, "input");
+      nb::object softcap = op.attr("softcap");
+      const int vocab = integer(op, "vocab_size");
+      return LogitsOp{input, norm(op, "norm", input.width), matrix(op, "weight", vocab, input.width), vocab, number(op, "scale"),
+                      softcap.is_none() ? 0.0f : nb::cast<float>(softcap)};
+    }
+    throw std::invalid_argument("operation '" + kind + "' is unknown to this executor");
+  }
+
+  Op read_linear(nb::handle op) {
+    const View input = view(op, "input"), out = view(op, "out");
+    Epilogue epilogue = activation(op);
+    const bool gated = epilogue != Epilogue::store;
+    if (nb::cast<bool>(op.attr("accumulate"))) {
+      if (gated) throw std::invalid_argument("a gated Linear cannot accumulate");
+      epilogue = Epilogue::add;
+    }
+    const int rows = gated ? gated_rows(out.width) : out.width;
+    return LinearOp{input, norm(op, "norm", input.width), matrix(op, "weight", rows, input.width),
+                    optional_vector(op, "bias", static_cast<size_t>(out.width)), out, epilogue};
+  }
+
+  Op read_head_linear(nb::handle op) {
+    const int heads = integer(op, "num_heads");
+    nb::object tensor = packed_.attr("tensor")(op.attr("weight"));
+    return HeadLinearOp{view(op, "input"), matrix(op, "weight", integer(tensor, "rows"), integer(tensor, "cols"), heads), view(op, "out"), heads,
+                        integer(op, "input_stride"), integer(op, "out_stride")};
+  }
+
+  Op read_attention(nb::handle op, const Program& program) {
+    AttentionOp a{};
+    a.query = view(op, "query");
+    a.key = view(op, "key");
+    a.value = view(op, "value");
+    a.out = view(op, "out");
+    a.cache = integer(op, "cache");
+    const CacheLayer& cache = program.caches.at(static_cast<size_t>(a.cache));
+    a.num_heads = integer(op, "num_heads");
+    a.num_kv_heads = cache.num_kv_heads;
+    a.key_dim = cache.key_dim;
+    a.value_dim = cache.value_dim;
+    if (a.num_heads % a.num_kv_heads != 0 || a.query.width != a.num_heads * a.key_dim || a.out.width != a.num_heads * a.value_dim) {
+      throw std::invalid_argument("attention heads and widths disagree with cache " + std::to_string(a.cache));
+    }
+    a.scale = number(op, "scale");
+    nb::object rope = op.attr("rope");
+    a.rope = rope.is_none() ? -1 : nb::cast<int>(rope);
+    a.rope_offset = integer(op, "rope_offset");
+    a.query_norm = norm(op, "query_norm", a.key_dim);
+    a.key_norm = norm(op, "key_norm", a.key_dim);
+    nb::object window = op.attr("window");
+    a.window = window.is_none() ? 0 : nb::cast<int>(window);
+    return a;
+  }
+
+  Op read_moe(nb::handle op) {
+    MoeOp m{};
+    m.input = view(op, "input");
+    m.out = view(op, "out");
+    m.norm = norm(op, "norm", m.input.width);
+    m.num_experts = integer(op, "num_experts");
+    m.top_k = integer(op, "top_k");
+    m.intermediate_size = integer(op, "intermediate_size");
+    m.router = vector(nb::cast<std::string>(op.attr("router")), static_cast<size_t>(m.num_experts) * static_cast<size_t>(m.input.width));
+    m.router_bias = optional_vector(op, "router_bias", static_cast<size_t>(m.num_experts));
+    m.gate_up = matrix(op, "gate_up", gated_rows(m.intermediate_size), m.input.width, m.num_experts);
+    m.down = matrix(op, "down", m.out.width, m.intermediate_size, m.num_experts);
+    m.sigmoid = nb::cast<std::string>(op.attr("scoring")) == "sigmoid";
+    m.normalize = nb::cast<bool>(op.attr("normalize"));
+    m.scale = number(op, "scale");
+    m.n_group = integer(op, "n_group");
+    m.topk_group = integer(op, "topk_group");
+    m.activation = activation(op);
+    return m;
+  }
+
+  nb::handle packed_;
+  nb::list& owners_;
+};
+
+// Rows of ids in one array: row r owns [start[r], start[r + 1]).
+void check_ids(const char* name, const int32_t* start, size_t rows, const int32_t* ids, size_t size, int vocab) {
+  for (size_t r = 0; r < rows; ++r) {
+    if (start[r] < 0 || start[r + 1] < start[r] || static_cast<size_t>(start[r + 1]) > size) {
+      throw std::invalid_argument(std::string(name) + "_start does not ascend within " + std::to_string(size) + " ids");
+    }
+  }
+  for (size_t i = 0; i < size; ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab) throw std::invalid_argument(std::string(name) + "_ids holds " + std::to_string(ids[i]) + "; the vocabulary has " + std::to_string(vocab));
+  }
+}
+
+// Sampling rows over the arrays of a SampleBatch; sizes and ids checked, since the sampler trusts them.
+std::vector<SampleRow> read_rows(nb::handle b, std::vector<nb::object>& keep, int vocab) {
+  const size_t count = nb::len(nb::object(b.attr("temperature")));
+  size_t last_size = 0;
+  const auto array = [&]<typename T>(const char* name, T) -> const T* {
+    nb::object value = b.attr(name);
+    keep.push_back(value);
+    auto data = nb::cast<Vector<T>>(value);
+    last_size = data.size();
+    const std::string_view field = name;
+    const bool flat = field.ends_with("_ids") || field.ends_with("_counts") || field.ends_with("_values");
+    const size_t expected = field.ends_with("_start") ? count + 1 : count;
+    if (!flat && last_size != expected) {
+      throw std::invalid_argument(std::string(name) + " has " + std::to_string(last_size) + " entries; the batch has " + std::to_string(expected));
+    }
+    return data.data();
+  };
+  const auto* temperature = array("temperature", 0.0f);
+  const auto* top_k = array("top_k", int32_t{});
+  const auto *top_p = array("top_p", 0.0f), *min_p = array("min_p", 0.0f), *typical_p = array("typical_p", 0.0f);
+  const auto* repetition = array("repetition_penalty", 0.0f);
+  const auto *presence = array("presence_penalty", 0.0f), *frequency = array("frequency_penalty", 0.0f);
+  const auto *seed = array("seed", uint64_t{}), *counter = array("counter", uint64_t{});
+  const auto* num_logprobs = array("num_logprobs", int32_t{});
+  const auto *history_start = array("history_start", int32_t{}), *history_ids = array("history_ids", int32_t{});
+  const size_t history_size = last_size;
+  check_ids("history", history_start, count, history_ids, history_size, vocab);
+  const auto* history_counts = array("history_counts", int32_t{});
+  if (last_size != history_size) throw std::invalid_argument("history_counts and history_ids differ in length");
+  const auto *bias_start = array("bias_start", int32_t{}), *bias_ids = array("bias_ids", int32_t{});
+  const size_t bias_size = last_size;
+  check_ids("bias", bias_start, count, bias_ids, bias_size, vocab);
+  const auto* bias_values = array("bias_values", 0.0f);
+  if (last_size != bias_size) throw std::invalid_argument("bias_values and bias_ids differ in length");
+  const uint32_t* mask = nullptr;
+  size_t mask_words = 0;
+  if (nb::object m = b.attr("allowed_mask"); !m.is_none()) {
+    auto table = nb::cast<Table<uint32_t>>(m);
+    keep.push_back(m);
+    mask = table.data();
+    mask_words = table.shape(1);
+    if (table.shape(0) != count || mask_words != (static_cast<size_t>(vocab) + 31) / 32) throw std::invalid_argument("allowed_mask must be [rows, ceil(vocab / 32)]");
+  }
+  std::vector<SampleRow> rows(count);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const int history = history_start[r], bias = bias_start[r];
+    rows[r] = {temperature[r], top_k[r], top_p[r], min_p[r], typical_p[r], repetition[r], presence[r], frequency[r], seed[r], counter[r], num_logprobs[r],
+               history_ids + history, history_counts + history, history_start[r + 1] - history,
+               bias_ids + bias, bias_values + bias, bias_start[r + 1] - bias, mask ? mask + r * mask_words : nullptr};
+  }
+  return rows;
+}
+
+class PyExecutor {
+ public:
+  PyExecutor(nb::handle program, nb::handle packed, int num_threads, int num_blocks, int max_tokens, const std::string& kv_dtype, std::optional<std::string> kernels) {
+    ExecutorOptions options;
+    options.num_threads = num_threads;
+    options.max_tokens = max_tokens;
+    options.num_blocks = num_blocks;
+    if (kv_dtype != "bf16" && kv_dtype != "f32") throw std::invalid_argument("kv_dtype is '" + kv_dtype + "'; give bf16 or f32");
+    options.cache_type = kv_dtype == "bf16" ? CacheType::bf16 : CacheType::f32;
+    options.kernels = &select_kernels(kernels ? kernels->c_str() : nullptr);
+    executor_ = std::make_unique<Executor>(ProgramReader(packed, owners_).read(program), options);
+  }
+
+  // logits [R, vocab] is written; sample_batch may be None, else token_ids, logprobs [R] and top_* [R, K] are written.
+  void forward(nb::handle batch, Logits logits, nb::handle sample_batch, std::optional<nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig>> token_ids,
+               std::optional<nb::ndarray<float, nb::ndim<1>, nb::c_contig>> logprobs, std::optional<nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig>> top_ids,
+               std::optional<nb::ndarray<float, nb::ndim<2>, nb::c_contig>> top_logprobs) {
+    std::vector<nb::object> keep;
+    const auto span = [&](const char* name) {
+      nb::object array = batch.attr(name);
+      keep.push_back(array);
+      auto data = nb::cast<Vector<int32_t>>(array);
+      return std::span<const int32_t>(data.data(), data.size());
+    };
+    Batch b;
+    b.token_ids = span("token_ids");
+    b.positions = span("positions");
+    b.query_start = span("query_start");
+    b.context_lens = span("context_lens");
+    b.logit_rows = span("logit_rows");
+    nb::object tables = batch.attr("block_tables");
+    keep.push_back(tables);
+    auto table = nb::cast<Table<int32_t>>(tables);
+    b.block_tables = {table.data(), table.size()};
+    b.max_blocks = static_cast<int>(table.shape(1));
+    if (logits.shape(0) < b.logit_rows.size() || logits.shape(1) != static_cast<size_t>(executor_->program().vocab_size)) {
+      throw std::invalid_argument("logits must be [" + std::to_string(b.logit_rows.size()) + ", " + std::to_string(executor_->program().vocab_size) + "]");
+    }
+    std::vector<SampleRow> rows;
+    std::vector<SampledToken> sampled;
+    if (!sample_batch.is_none()) {
+      rows = read_rows(sample_batch, keep, executor_->program().vocab_size);
+      sampled.resize(rows.size());
+      for (size_t r = 0; r < rows.size(); ++r) {
+        if (rows[r].num_logprobs > static_cast<int>(top_ids->shape(1))) throw std::invalid_argument("top_ids is narrower than num_logprobs");
+        sampled[r].top_ids = top_ids->data() + r * top_ids->shape(1);
+        sampled[r].top_logprobs = top_logprobs->data() + r * top_logprobs->shape(1);
+      }
+    }
+    {
+      nb::gil_scoped_release release;
+      executor_->forward(b, logits.data(), rows, sampled);
+    }
+    for (size_t r = 0; r < sampled.size(); ++r) {
+      token_ids->data()[r] = sampled[r].token_id;
+      logprobs->data()[r] = sampled[r].logprob;
+    }
+  }
+
+  const Executor& get() const { return *executor_; }
+
+ private:
+  nb::list owners_;
+  std::unique_ptr<Executor> executor_;
+};
+
+}  // namespace
+
+void bind_executor(nb::module_& m) {
+  nb::class_<PyExecutor>(m, "Executor")
+      .def(nb::init<nb::handle, nb::handle, int, int, int, const std::string&, std::optional<std::string>>(), nb::arg("program"), nb::arg("packed"), nb::kw_only(),
+           nb::arg("num_threads"), nb::arg("num_blocks"), nb::arg("max_tokens"), nb::arg("kv_dtype"), nb::arg("kernels").none())
+      .def("forward", &PyExecutor::forward, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch").none(), nb::arg("token_ids").none(), nb::arg("logprobs").none(),
+           nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
+      .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
+      .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })
+      .def_prop_ro("cache_bytes", [](const PyExecutor& e) { return e.get().cache_bytes(); })
+      .def_prop_ro("scratch_bytes", [](const PyExecutor& e) { return e.get().scratch_bytes(); });
+}

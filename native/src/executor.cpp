@@ -1,0 +1,235 @@
+#include "glm_crush/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "step_runner.h"
+
+namespace glm {
+namespace {
+
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Largest needs of any operation, so that every scratch array is allocated once.
+struct Needs {
+  int columns = 64;        // padded columns of any prepared row or normalised input
+  int heads = 1;           // rows per token that a HeadLinear prepares
+  int query_elements = 0;  // per token
+  int query_rows = 0;      // per token
+  int value_dim = 16;
+  int experts = 0, top_k = 0, moe_intermediate = 0, moe_columns = 0;
+};
+
+void add_matrix(Needs& needs, const Matrix& matrix) { needs.columns = std::max(needs.columns, matrix.cols); }
+
+Needs find_needs(const Program& program) {
+  Needs needs;
+  for (int width : program.buffers) needs.columns = std::max(needs.columns, round_up(width, kBlockColumns));
+  for (const Op& op : program.ops) {
+    if (auto* linear = std::get_if<LinearOp>(&op)) add_matrix(needs, linear->weight);
+    if (auto* logits = std::get_if<LogitsOp>(&op)) add_matrix(needs, logits->weight);
+    if (auto* heads = std::get_if<HeadLinearOp>(&op)) {
+      needs.columns = std::max(needs.columns, heads->weight.cols * heads->num_heads);
+      needs.heads = std::max(needs.heads, heads->num_heads);
+    }
+    if (auto* attention = std::get_if<AttentionOp>(&op)) {
+      needs.query_elements = std::max(needs.query_elements, attention->num_heads * round_up(attention->key_dim, 2));
+      needs.query_rows = std::max(needs.query_rows, attention->num_heads);
+      needs.value_dim = std::max(needs.value_dim, round_up(attention->value_dim, 16));
+    }
+    if (auto* moe = std::get_if<MoeOp>(&op)) {
+      add_matrix(needs, moe->gate_up);
+      add_matrix(needs, moe->down);
+      needs.experts = std::max(needs.experts, moe->num_experts);
+      needs.top_k = std::max(needs.top_k, moe->top_k);
+      needs.moe_intermediate = std::max(needs.moe_intermediate, moe->intermediate_size);
+      needs.moe_columns = std::max(needs.moe_columns, moe->down.cols);
+    }
+  }
+  return needs;
+}
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+// Memory for `rows` prepared rows of `columns` padded columns, `scales` of them with a scale.
+Rows carve_rows(std::vector<AlignedBuffer<uint8_t>>& storage, size_t rows, size_t columns, size_t scales) {
+  auto carve = [&](size_t bytes) { return storage.emplace_back(bytes).data(); };
+  Rows out;
+  out.f32 = reinterpret_cast<float*>(carve(rows * columns * 4));
+  // One format is in use at a time: int8 and bf16 rows share the float rows' memory.
+  out.bf16 = reinterpret_cast<uint16_t*>(out.f32);
+  out.q = reinterpret_cast<int8_t*>(out.f32);
+  const size_t groups = rows * columns / kGroup;
+  out.scale = reinterpret_cast<float*>(carve(scales * 4));
+  out.init = reinterpret_cast<int32_t*>(carve(groups * 4));
+  out.factor = reinterpret_cast<float*>(carve(groups * 4));
+  out.sum = reinterpret_cast<float*>(carve(groups * 4));
+  return out;
+}
+
+}  // namespace
+
+Executor::Executor(Program program, const ExecutorOptions& options)
+    : program_(std::move(program)), options_(options), kernels_(*options.kernels), pool_(options.num_threads) {
+  const Needs needs = find_needs(program_);
+  const size_t tokens = static_cast<size_t>(options_.max_tokens);
+  widest_ = needs.columns;
+  for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
+  for (const CacheLayer& layer : program_.caches) {
+    cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 2), round_up(layer.value_dim, 16)});
+    caches_.emplace_back(cache_shapes_.back().block_bytes() * static_cast<size_t>(options_.num_blocks));
+  }
+  for (const Rope& rope : program_.ropes) {
+    rope_tables_.push_back({std::vector<float>(tokens * rope.inv_freq.size()), std::vector<float>(tokens * rope.inv_freq.size())});
+  }
+  shared_rows_ = carve_rows(row_storage_, tokens, static_cast<size_t>(widest_), tokens * static_cast<size_t>(needs.heads));
+  for (int i = 0; i < options_.num_threads; ++i) {
+    ThreadScratch scratch;
+    scratch.row = AlignedBuffer<float>(static_cast<size_t>(widest_));
+    scratch.matmul = AlignedBuffer<uint8_t>(matmul_scratch_bytes(widest_));
+    scratch.scores = AlignedBuffer<float>(kMaxTileRows * kChunkKeys);
+    scratch.partial = AlignedBuffer<float>(static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(needs.value_dim + 4) * 2);
+    scratch.rows = carve_rows(row_storage_, 1, static_cast<size_t>(widest_), 1);
+    scratch_.push_back(std::move(scratch));
+  }
+  queries_ = AlignedBuffer<uint8_t>(tokens * static_cast<size_t>(needs.query_elements) * 4);
+  key_limits_ = AlignedBuffer<int32_t>(2 * tokens * static_cast<size_t>(needs.query_rows));
+  sequence_of_token_.resize(tokens);
+  if (needs.experts > 0) {
+    const size_t slots = tokens * static_cast<size_t>(needs.top_k);
+    router_scores_.resize(tokens * static_cast<size_t>(needs.experts));
+    expert_ids_.resize(slots);
+    expert_weights_.resize(slots);
+    expert_start_.resize(static_cast<size_t>(needs.experts) + 1);
+    slot_token_.resize(slots);
+    slot_index_.resize(slots);
+    slot_weight_.resize(slots);
+    moe_hidden_.resize(slots * static_cast<size_t>(needs.moe_intermediate));
+    moe_rows_ = carve_rows(row_storage_, slots, static_cast<size_t>(needs.moe_columns), slots);
+  }
+  counters_ = std::make_unique<Counter[]>((program_.ops.size() + 1) * kCountersPerOp);
+}
+
+size_t Executor::cache_bytes() const {
+  size_t total = 0;
+  for (const auto& cache : caches_) total += cache.bytes();
+  return total;
+}
+
+size_t Executor::scratch_bytes() const {
+  size_t total = queries_.size() + partials_.size() * 4 + moe_hidden_.size() * 4;
+  for (const auto& buffer : buffers_) total += buffer.size() * sizeof(float);
+  for (const auto& storage : row_storage_) total += storage.size();
+  return total;
+}
+
+void Executor::check(const Batch& b, size_t num_rows) const {
+  const auto tokens = b.token_ids.size();
+  const auto sequences = b.context_lens.size();
+  auto number = [](auto value) { return std::to_string(value); };
+  if (tokens == 0 || tokens > static_cast<size_t>(options_.max_tokens)) {
+    refuse("token_ids holds " + number(tokens) + " tokens; a step takes 1 to " + number(options_.max_tokens));
+  }
+  if (b.positions.size() != tokens) refuse("positions has " + number(b.positions.size()) + " entries, token_ids " + number(tokens));
+  if (b.query_start.size() != sequences + 1) {
+    refuse("query_start has " + number(b.query_start.size()) + " entries; context_lens asks for " + number(sequences + 1));
+  }
+  if (b.block_tables.size() != sequences * static_cast<size_t>(b.max_blocks)) refuse("block_tables has not one row per sequence");
+  if (b.query_start[0] != 0 || b.query_start[sequences] != static_cast<int32_t>(tokens)) {
+    refuse("query_start must run from 0 to " + number(tokens));
+  }
+  for (size_t t = 0; t < tokens; ++t) {
+    if (b.token_ids[t] < 0 || b.token_ids[t] >= program_.vocab_size) {
+      refuse("token_ids[" + number(t) + "] is " + number(b.token_ids[t]) + "; the vocabulary has " + number(program_.vocab_size));
+    }
+  }
+  for (size_t s = 0; s < sequences; ++s) {
+    const int begin = b.query_start[s], end = b.query_start[s + 1];
+    if (begin >= end) refuse("sequence " + number(s) + " has no tokens in this step");
+    const int context = b.context_lens[s];
+    if (context < end - begin || context > program_.max_position) {
+      refuse("context_lens[" + number(s) + "] is " + number(context) + "; it must hold the step's " + number(end - begin) +
+             " tokens and stay within " + number(program_.max_position));
+    }
+    for (int t = begin; t < end; ++t) {
+      if (b.positions[t] != context - (end - t)) refuse("positions[" + number(t) + "] does not follow from context_lens");
+    }
+    const int blocks = (context + kBlockTokens - 1) / kBlockTokens;
+    if (blocks > b.max_blocks) refuse("block_tables has " + number(b.max_blocks) + " columns; " + number(blocks) + " are needed");
+    for (int i = 0; i < blocks; ++i) {
+      const int block = b.block_tables[s * static_cast<size_t>(b.max_blocks) + static_cast<size_t>(i)];
+      if (block < 0 || block >= options_.num_blocks) {
+        refuse("block_tables[" + number(s) + ", " + number(i) + "] is " + number(block) + "; the cache has " + number(options_.num_blocks));
+      }
+    }
+  }
+  for (int row : b.logit_rows) {
+    if (row < 0 || row >= static_cast<int>(tokens)) refuse("logit_rows names row " + number(row) + " of " + number(tokens));
+  }
+  if (num_rows != 0 && num_rows != b.logit_rows.size()) refuse("sampling rows and logit_rows differ in number");
+}
+
+// Tiles for every distinct attention shape of the program, and where their tokens belong.
+void Executor::plan_attention(const Batch& batch) {
+  for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
+    for (int t = batch.query_start[s]; t < batch.query_start[s + 1]; ++t) sequence_of_token_[static_cast<size_t>(t)] = static_cast<int>(s);
+  }
+  for (auto& plan : tile_plans_) plan.num_heads = 0;
+  size_t used = 0;
+  for (const Op& op : program_.ops) {
+    const auto* attention = std::get_if<AttentionOp>(&op);
+    if (!attention) continue;
+    const auto matches = [&](const TilePlan& p) { return p.num_heads == attention->num_heads && p.num_kv_heads == attention->num_kv_heads; };
+    if (std::any_of(tile_plans_.begin(), tile_plans_.end(), matches)) continue;
+    if (used == tile_plans_.size()) tile_plans_.emplace_back();
+    TilePlan& plan = tile_plans_[used++];
+    plan.num_heads = attention->num_heads;
+    plan.num_kv_heads = attention->num_kv_heads;
+    plan_tiles(batch, plan);
+    const size_t row_floats = static_cast<size_t>(round_up(attention->value_dim, 16) + 2);
+    partials_.resize(std::max(partials_.size(), static_cast<size_t>(plan.num_partials) * row_floats));
+  }
+}
+
+void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
+  constexpr int kTileRows = 24;  // divisible by the row counts the kernels like best
+  plan.tiles.clear();
+  plan.items.clear();
+  plan.num_partials = 0;
+  const int tokens = static_cast<int>(batch.token_ids.size());
+  int total_chunks = 0;
+  for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
+    const int begin = batch.query_start[s], end = batch.query_start[s + 1];
+    for_each_head_block(plan.num_heads, plan.num_kv_heads, [&](int kv_head, int first_head, int num_heads) {
+      const int step = std::max(1, kTileRows / num_heads);
+      for (int t = begin; t < end; t += step) {
+        const int count = std::min(step, end - t);
+        const int keys = batch.positions[static_cast<size_t>(t + count - 1)] + 1;
+        const int chunks = (keys + kChunkKeys - 1) / kChunkKeys;
+        plan.tiles.push_back({static_cast<int>(s), kv_head, first_head, num_heads, t, count, first_head * tokens + t * num_heads, 0, chunks, plan.num_partials});
+        plan.num_partials += chunks * count * num_heads;
+        total_chunks += chunks;
+      }
+    });
+  }
+  const int tiles = static_cast<int>(plan.tiles.size());
+  const bool split = tiles < 4 * options_.num_threads && total_chunks > tiles;
+  if (!split) {
+    plan.num_partials = 0;
+    return;
+  }
+  for (int i = 0; i < tiles; ++i) {
+    for (int c = 0; c < plan.tiles[static_cast<size_t>(i)].chunk_end; ++c) plan.items.emplace_back(i, c);
+  }
+}
+
+void Executor::forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled) {
+  check(batch, rows.size());
+  plan_attention(batch);
+  for (size_t i = 0; i < (program_.ops.size() + 1) * kCountersPerOp; ++i) counters_[i].next.store(0, std::memory_order_relaxed);
+  pool_.run([&](int thread) { StepRunner{*this, batch, logits, rows, sampled, thread}.run(); });
+}
+
+}  // namespace glm

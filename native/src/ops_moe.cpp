@@ -1,0 +1,219 @@
+// Mixture of experts: route, sort tokens by expert, gate and up of every touched expert, then down.
+// A token adds its experts in ascending expert index, so its sum does not depend on what else is in the batch.
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "step_runner.h"
+
+namespace glm {
+namespace {
+
+void softmax(float* x, int n) {
+  float top = x[0];
+  for (int i = 1; i < n; ++i) top = std::max(top, x[i]);
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) sum += x[i] = std::exp(x[i] - top);
+  for (int i = 0; i < n; ++i) x[i] /= sum;
+}
+
+// Groups that do not make the cut get a choice score of 0, as the published routers do.
+void mask_groups(float* choice, const MoeOp& op) {
+  const int size = op.num_experts / op.n_group;
+  std::vector<std::pair<float, int>> groups;
+  for (int g = 0; g < op.n_group; ++g) {
+    float best = -std::numeric_limits<float>::infinity(), second = best;
+    for (int e = g * size; e < (g + 1) * size; ++e) {
+      if (choice[e] > best) {
+        second = best;
+        best = choice[e];
+      } else {
+        second = std::max(second, choice[e]);
+      }
+    }
+    groups.emplace_back(size > 1 ? best + second : best, g);
+  }
+  std::stable_sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  for (int i = op.topk_group; i < op.n_group; ++i) {
+    const int g = groups[static_cast<size_t>(i)].second;
+    std::fill(choice + g * size, choice + (g + 1) * size, 0.0f);
+  }
+}
+
+}  // namespace
+
+void StepRunner::execute(const MoeOp& op) {
+  route(op);
+  const Rows rows = with_columns(executor.shared_rows_, op.gate_up.cols);
+  run_gate_up(op, rows);
+  barrier();
+  run_down(op);
+}
+
+void StepRunner::route(const MoeOp& op) {
+  const Rows rows = with_columns(executor.shared_rows_, op.gate_up.cols);
+  const auto prepare = kernels.prepare_row[static_cast<int>(op.gate_up.format)];
+  const auto router_of = [&](int first) { return op.router + static_cast<size_t>(first) * static_cast<size_t>(op.input.width); };
+  float* scores = executor.router_scores_.data();
+  if (tokens == 1) {
+    // Every thread normalises for itself and scores its share of the experts.
+    const float* x = normalised(row(op.input, 0), op.norm, op.input.width);
+    if (thread == 0) prepare(x, op.input.width, rows, 0);
+    const Range mine = share(op.num_experts);
+    kernels.dot_rows(x, router_of(mine.begin), mine.end - mine.begin, op.input.width, scores + mine.begin);
+    barrier();
+    if (thread == 0) {
+      choose_experts(op, 0);
+      sort_by_expert(op);
+    }
+    barrier();
+    return;
+  }
+  const Range mine = share(tokens);
+  for (int t = mine.begin; t < mine.end; ++t) {
+    const float* x = normalised(row(op.input, t), op.norm, op.input.width);
+    prepare(x, op.input.width, rows, t);
+    kernels.dot_rows(x, router_of(0), op.num_experts, op.input.width, scores + static_cast<size_t>(t) * static_cast<size_t>(op.num_experts));
+    choose_experts(op, t);
+  }
+  barrier();
+  if (thread == 0) sort_by_expert(op);
+  barrier();
+}
+
+void StepRunner::choose_experts(const MoeOp& op, int token) {
+  const int n = op.num_experts;
+  float* s = executor.router_scores_.data() + static_cast<size_t>(token) * static_cast<size_t>(n);
+  if (op.sigmoid) {
+    for (int e = 0; e < n; ++e) s[e] = 1.0f / (1.0f + std::exp(-s[e]));
+  } else {
+    softmax(s, n);
+  }
+  auto& choice = scratch.choice;
+  choice.assign(s, s + n);
+  if (op.router_bias) {
+    for (int e = 0; e < n; ++e) choice[static_cast<size_t>(e)] += op.router_bias[e];
+  }
+  if (op.n_group > 1) mask_groups(choice.data(), op);
+  auto& order = scratch.order;
+  order.resize(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  const auto better = [&](int a, int b) {
+    const float x = choice[static_cast<size_t>(a)], y = choice[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  };
+  std::partial_sort(order.begin(), order.begin() + op.top_k, order.end(), better);
+  std::sort(order.begin(), order.begin() + op.top_k);
+  float sum = 0.0f;
+  for (int i = 0; i < op.top_k; ++i) sum += s[order[static_cast<size_t>(i)]];
+  const size_t at = static_cast<size_t>(token) * static_cast<size_t>(op.top_k);
+  for (int i = 0; i < op.top_k; ++i) {
+    const int expert = order[static_cast<size_t>(i)];
+    float weight = s[expert];
+    if (op.normalize) weight /= sum + 1e-20f;
+    executor.expert_ids_[at + static_cast<size_t>(i)] = expert;
+    executor.expert_weights_[at + static_cast<size_t>(i)] = weight * op.scale;
+  }
+}
+
+// Counting sort of (token, expert) pairs by expert; within an expert, tokens ascend.
+void StepRunner::sort_by_expert(const MoeOp& op) {
+  auto& start = executor.expert_start_;
+  const int slots = tokens * op.top_k;
+  std::fill(start.begin(), start.begin() + op.num_experts + 1, 0);
+  for (int i = 0; i < slots; ++i) ++start[static_cast<size_t>(executor.expert_ids_[static_cast<size_t>(i)]) + 1];
+  for (int e = 0; e < op.num_experts; ++e) start[static_cast<size_t>(e) + 1] += start[static_cast<size_t>(e)];
+  auto& next = scratch.order;
+  next.assign(start.begin(), start.begin() + op.num_experts);
+  for (int i = 0; i < slots; ++i) {
+    const int slot = next[static_cast<size_t>(executor.expert_ids_[static_cast<size_t>(i)])]++;
+    executor.slot_token_[static_cast<size_t>(slot)] = i / op.top_k;
+    executor.slot_index_[static_cast<size_t>(slot)] = slot;
+    executor.slot_weight_[static_cast<size_t>(slot)] = executor.expert_weights_[static_cast<size_t>(i)];
+  }
+}
+
+void StepRunner::run_gate_up(const MoeOp& op, const Rows& rows) {
+  const auto kernel = kernels.matmul[static_cast<int>(op.gate_up.format)];
+  const auto& start = executor.expert_start_;
+  const int pairs = op.gate_up.panels / 2;
+  const auto run = [&](int expert, int first_pair, int last_pair) {
+    const int begin = start[static_cast<size_t>(expert)], count = start[static_cast<size_t>(expert) + 1] - begin;
+    if (count == 0 || first_pair >= last_pair) return;
+    MatmulArgs args;
+    args.panels = op.gate_up.data + static_cast<size_t>(expert) * op.gate_up.expert_stride;
+    args.cols = op.gate_up.cols;
+    args.out_columns = op.intermediate_size;
+    args.panel_begin = 2 * first_pair;
+    args.panel_end = 2 * last_pair;
+    args.a = rows;
+    args.num_tokens = count;
+    args.in_rows = executor.slot_token_.data() + begin;
+    args.out_rows = executor.slot_index_.data() + begin;
+    args.out = executor.moe_hidden_.data();
+    args.out_stride = static_cast<size_t>(op.intermediate_size);
+    args.epilogue = op.activation;
+    args.scratch = scratch.matmul.data();
+    kernel(args);
+  };
+  if (tokens == 1) {
+    // One long stream of weights per thread: split the touched panels evenly, not expert by expert.
+    const Range mine = share(op.top_k * pairs);
+    for (int i = 0; i < op.top_k; ++i) {
+      const int first = std::max(mine.begin - i * pairs, 0), last = std::min(mine.end - i * pairs, pairs);
+      run(executor.expert_ids_[static_cast<size_t>(i)], first, last);
+    }
+    return;
+  }
+  const int per_expert = std::min(pairs, 4);  // jobs per expert: small enough to balance, large enough to stream
+  const int jobs = op.num_experts * per_expert;
+  for (Range r = claim(0, jobs, 1); r.begin < r.end; r = claim(0, jobs, 1)) {
+    const int part = r.begin % per_expert;
+    run(r.begin / per_expert, pairs * part / per_expert, pairs * (part + 1) / per_expert);
+  }
+}
+
+void StepRunner::run_down(const MoeOp& op) {
+  const int slots = tokens * op.top_k;
+  const Rows rows = with_columns(executor.moe_rows_, op.down.cols);
+  const auto prepare = kernels.prepare_row[static_cast<int>(op.down.format)];
+  const Range mine = share(slots);
+  for (int slot = mine.begin; slot < mine.end; ++slot) {
+    prepare(executor.moe_hidden_.data() + static_cast<size_t>(slot) * static_cast<size_t>(op.intermediate_size), op.intermediate_size, rows, slot);
+  }
+  barrier();
+  const auto kernel = kernels.matmul[static_cast<int>(op.down.format)];
+  const auto& start = executor.expert_start_;
+  const auto run = [&](Range pairs) {
+    for (int e = 0; e < op.num_experts; ++e) {
+      const int begin = start[static_cast<size_t>(e)], count = start[static_cast<size_t>(e) + 1] - begin;
+      if (count == 0) continue;
+      MatmulArgs args;
+      args.panels = op.down.data + static_cast<size_t>(e) * op.down.expert_stride;
+      args.cols = op.down.cols;
+      args.out_columns = op.out.width;
+      args.panel_begin = 2 * pairs.begin;
+      args.panel_end = 2 * pairs.end;
+      args.a = rows;
+      args.num_tokens = count;
+      args.in_rows = executor.slot_index_.data() + begin;
+      args.out_rows = executor.slot_token_.data() + begin;
+      args.row_weight = executor.slot_weight_.data() + begin;
+      args.out = row(op.out, 0);
+      args.out_stride = stride(op.out);
+      args.epilogue = Epilogue::add;
+      args.scratch = scratch.matmul.data();
+      kernel(args);
+    }
+  };
+  const int pairs = op.down.panels / 2;
+  if (tokens == 1) {
+    const Range own = share(pairs);
+    if (own.begin < own.end) run(own);
+    return;
+  }
+  const int size = std::max(1, pairs / (8 * threads));
+  for (Range r = claim(1, pairs, size); r.begin < r.end; r = claim(1, pairs, size)) run(r);
+}
+
+}  // namespace glm

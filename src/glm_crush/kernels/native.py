@@ -1,0 +1,145 @@
+"""The door to the native core: one call is one engine step, with the GIL released.
+
+Above: `engine.runner`. Below: the compiled module `_native`. Shapes, dtypes and ranges are checked here and at
+the binding; what does not fit raises `KernelError` naming the array, the value and the limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from glm_crush.errors import KernelError
+from glm_crush.kernels import _native
+from glm_crush.kernels.program import ForwardBatch, Program
+from glm_crush.kernels.sampling import SampleBatch, SampleResult
+
+__all__ = ["BLOCK_SIZE", "Executor", "PackedWeights"]
+
+BLOCK_SIZE = 16
+"""Tokens per cache block; fixed by the native cache layout."""
+
+
+class PackedWeights(Protocol):
+    """Resolves the names in a program; `weights.packed_file.PackedFile` is one."""
+
+    def tensor(self, name: str) -> Any:
+        """A packed linear weight with `format, rows, cols, experts, data`."""
+
+    def vector(self, name: str) -> npt.NDArray[np.float32]:
+        """A float32 vector."""
+
+
+class Executor:
+    """Runs a program natively over a paged key/value cache.
+
+    Attributes:
+        kernels: name of the instruction set in use. num_threads: threads of its own pool, the caller included.
+        cache_bytes: memory reserved for keys and values. scratch_bytes: memory of activation buffers.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        packed: PackedWeights,
+        *,
+        num_threads: int,
+        num_blocks: int,
+        max_tokens: int = 512,
+        block_size: int = BLOCK_SIZE,
+        kv_dtype: str = "bf16",
+        kernels: str | None = None,
+    ) -> None:
+        """Args:
+            num_blocks: cache blocks of 16 tokens. max_tokens: longest batch a step may bring.
+            kv_dtype: "bf16" or "f32". kernels: force an instruction set; None takes the best this CPU has.
+
+        Raises:
+            KernelError: a weight does not fit the program, or an option is out of range.
+        """
+        if block_size != BLOCK_SIZE:
+            raise KernelError(f"block_size is {block_size}; the native cache has blocks of {BLOCK_SIZE} tokens")
+        for name, value in (("num_threads", num_threads), ("num_blocks", num_blocks), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise KernelError(f"{name} is {value}; it must be at least 1")
+        try:
+            self._executor = _native.Executor(
+                program,
+                packed,
+                num_threads=num_threads,
+                num_blocks=num_blocks,
+                max_tokens=max_tokens,
+                kv_dtype=kv_dtype,
+                kernels=kernels,
+            )
+        except ValueError as error:
+            raise KernelError(str(error)) from error
+        self._vocab_size = program.vocab_size
+        self._logits = np.empty((1, program.vocab_size), np.float32)
+
+    @property
+    def kernels(self) -> str:
+        return str(self._executor.kernels)
+
+    @property
+    def num_threads(self) -> int:
+        return int(self._executor.num_threads)
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self._executor.cache_bytes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return int(self._executor.scratch_bytes)
+
+    def forward(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
+        """Run a step and return float32 logits `[len(batch.logit_rows), vocab_size]`, a fresh array.
+
+        Raises:
+            KernelError: the batch does not fit the cache, the vocabulary or the step size.
+        """
+        logits = np.empty((len(batch.logit_rows), self._vocab_size), np.float32)
+        self._step(batch, logits, None, None)
+        return logits
+
+    def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult:
+        """Run a step and draw one token per logit row; logits stay inside.
+
+        Raises:
+            KernelError: as `forward`, or the sampling rows do not match `logit_rows`.
+        """
+        rows = len(batch.logit_rows)
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self._vocab_size), np.float32)
+        width = max(0, int(sample_batch.num_logprobs.max(initial=0)))
+        result = SampleResult(
+            token_ids=np.empty(rows, np.int32),
+            logprobs=np.empty(rows, np.float32),
+            top_ids=np.full((rows, width), -1, np.int32),
+            top_logprobs=np.full((rows, width), -np.inf, np.float32),
+        )
+        self._step(batch, self._logits[:rows], sample_batch, result)
+        return result
+
+    def _step(
+        self,
+        batch: ForwardBatch,
+        logits: npt.NDArray[np.float32],
+        sample_batch: SampleBatch | None,
+        result: SampleResult | None,
+    ) -> None:
+        try:
+            self._executor.forward(
+                batch,
+                logits,
+                sample_batch,
+                None if result is None else result.token_ids,
+                None if result is None else result.logprobs,
+                None if result is None else result.top_ids,
+                None if result is None else result.top_logprobs,
+            )
+        except (ValueError, TypeError, RuntimeError) as error:  # the binding's casts raise RuntimeError
+            raise KernelError(str(error)) from error
