@@ -1,4 +1,4 @@
-"""What a compiled model costs before it is packed: bytes of weights, bytes read per token, bytes of cache.
+"""What a compiled model costs before it is packed: bytes of weights, bytes read per token.
 
 Above: `glm inspect` and memory budgets. Below: plans and layouts. Nothing is loaded; the numbers are those of the
 packed file, padding included.
@@ -13,9 +13,7 @@ from glm_crush.models.compiler import CompiledModel
 from glm_crush.weights.layout import packed_nbytes
 from glm_crush.weights.plan import LinearPlan
 
-__all__ = ["Footprint", "kv_bytes_per_token", "weight_footprint"]
-
-_KV_BYTES = {"bf16": 2, "f32": 4}
+__all__ = ["Footprint", "weight_footprint"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,6 @@ def weight_footprint(compiled: CompiledModel, weight_format: str) -> Footprint:
                 count *= dimension
             sizes[entry.name] = 4 * count
     return Footprint(sum(sizes.values()), _read_bytes(compiled, sizes))
-
-
-def kv_bytes_per_token(compiled: CompiledModel, kv_dtype: str) -> int:
-    """Bytes of cache that one token of context takes, over all layers."""
-    values = sum(layer.num_kv_heads * (layer.key_dim + layer.value_dim) for layer in compiled.program.caches)
-    return values * _KV_BYTES[kv_dtype]
 
 
 def _read_bytes(compiled: CompiledModel, sizes: dict[str, int]) -> int:

@@ -89,7 +89,7 @@ def rotary_frequencies(
     if theta <= 1:
         raise parameters.malformed("rope_theta", theta, "above 1")
     partial = parameters.positive("partial_rotary_factor", partial)
-    dim = int(head_dim * partial)
+    dim = int(head_dim * partial + 1e-6)  # a share written as a decimal may fall just short
     if dim % 2 or not 0 < dim <= head_dim:
         raise UnsupportedModelError(
             f"{parameters.where}: partial_rotary_factor {partial} of head_dim {head_dim} rotates {dim} dimensions; "
