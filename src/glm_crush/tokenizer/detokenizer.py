@@ -1,6 +1,6 @@
 """Token ids to text while they arrive.
 
-Below it: `Tokenizer.piece`. Above it: the engine's streams. Each token costs its own bytes once, whatever came
+Below it: `Tokenizer.text_bytes`. Above it: the engine's streams. Each token costs its own bytes once, whatever came
 before; text is held back only while a character is incomplete, and all pieces together are exactly `Tokenizer.decode`
 of all ids.
 """
@@ -19,7 +19,7 @@ class PieceSource(Protocol):
 
     strip_spaces: int
 
-    def piece(self, token_id: int, *, first: bool) -> bytes | None:
+    def text_bytes(self, token_id: int, *, first: bool) -> bytes | None:
         """The bytes this token adds to the text, or None for an id without a token."""
 
     def is_special(self, token_id: int) -> bool:
@@ -44,7 +44,7 @@ class IncrementalDetokenizer:
         """Take one token; return the text that is now complete (may be empty)."""
         if self._skip_special_tokens and self._tokenizer.is_special(token_id):
             return ""
-        data = self._tokenizer.piece(token_id, first=self._first)
+        data = self._tokenizer.text_bytes(token_id, first=self._first)
         if data is None:
             return ""
         self._first = False

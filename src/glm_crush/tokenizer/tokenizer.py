@@ -100,15 +100,19 @@ class Tokenizer:
         for token_id in token_ids:
             if skip_special_tokens and token_id in self.special_ids:
                 continue
-            data = self.piece(token_id, first=not pieces)
+            data = self.text_bytes(token_id, first=not pieces)
             if data is not None:
                 pieces.append(data)
         text = b"".join(pieces).decode("utf-8", errors="replace")
         spaces = len(text) - len(text.lstrip(" "))
         return text[min(spaces, self.strip_spaces) :]
 
-    def piece(self, token_id: int, *, first: bool = False) -> bytes | None:
-        """The bytes this token adds to a text, or None for an id without a token."""
+    def piece(self, token_id: int) -> bytes:
+        """The bytes this token stands for inside a text; nothing for an id without a token."""
+        return self.text_bytes(token_id, first=False) or b""
+
+    def text_bytes(self, token_id: int, *, first: bool) -> bytes | None:
+        """The bytes this token adds to a text, at its start or later; None for an id without a token."""
         data = None if first else self._pieces.get(token_id)
         if data is None:
             token = self.id_to_token(token_id)
