@@ -110,10 +110,10 @@ def _reported(
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     done = 0
     for name, array in chunks:
-        yield name, array
         done += array.nbytes
         if progress is not None:
-            progress(done, total)
+            progress(done, total)  # before the yield: the writer does not come back after the last chunk
+        yield name, array
 
 
 @dataclass(frozen=True)
