@@ -8,7 +8,7 @@ today's program names; any other is packed anew in its place. Above: `engine`. B
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,20 +114,28 @@ def pack_model(path: Path, target: Path, *, weight_format: str, progress: Progre
     # Imported here: a packed model starts without what only packing needs.
     from glm_crush.weights.pack import pack_checkpoint
 
-    checkpoint = _with_tokenizer(open_checkpoint(path))
+    checkpoint = open_checkpoint(path)
     compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+    tokenizer_json, tokenizer_config = _tokenizer_of(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True)
-    pack_checkpoint(checkpoint, compiled.plan, weight_format, target, progress=progress)
+    pack_checkpoint(
+        checkpoint,
+        compiled.plan,
+        weight_format,
+        target,
+        progress,
+        tokenizer_json=tokenizer_json,
+        tokenizer_config=tokenizer_config,
+    )
 
 
-def _with_tokenizer(checkpoint: Checkpoint) -> Checkpoint:
-    """A GGUF checkpoint with its tokenizer in the form of tokenizer.json; others as they are."""
-    if not checkpoint.gguf_metadata:
-        return checkpoint
+def _tokenizer_of(checkpoint: Checkpoint) -> tuple[bytes, Mapping[str, Any]]:
+    """tokenizer.json and tokenizer_config.json, built from the metadata of a GGUF file."""
+    if checkpoint.format == "safetensors":
+        return checkpoint.tokenizer_json, checkpoint.tokenizer_config
     from glm_crush.tokenizer.gguf_tokenizer import tokenizer_json_from_gguf
 
-    tokenizer_json, tokenizer_config = tokenizer_json_from_gguf(checkpoint.gguf_metadata)
-    return replace(checkpoint, tokenizer_json=tokenizer_json, tokenizer_config=tokenizer_config)
+    return tokenizer_json_from_gguf(checkpoint.gguf_metadata)
 
 
 def _open_packed(path: Path, source: str | None) -> LoadedModel:
