@@ -77,12 +77,15 @@ class Engine:
         request_id = request_id or f"req-{secrets.token_hex(8)}"
         if request_id in self._requests:
             raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
-        check_prompt(prompt_token_ids, self._runner.vocab_size)
-        check_sampling_params(params, self._runner.vocab_size)
         requests = self._make_requests(request_id, prompt_token_ids, params, priority)
         self.scheduler.add(requests)
         self._requests[request_id] = requests
         return request_id
+
+    def check_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        """Raises what `add_request` would, except for a full queue, and queues nothing."""
+        self._check_alive()
+        self.scheduler.check(self._make_requests("check", prompt_token_ids, params, 0))
 
     def step(self) -> list[RequestDelta]:
         """Compute one step for the requests that the scheduler picks; returns what each of them gained.
@@ -142,6 +145,8 @@ class Engine:
     def _make_requests(
         self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, priority: int
     ) -> list[Request]:
+        check_prompt(prompt_token_ids, self._runner.vocab_size)
+        check_sampling_params(params, self._runner.vocab_size)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
         max_tokens = params.max_tokens or max(1, self.scheduler.max_request_tokens - len(prompt_token_ids))

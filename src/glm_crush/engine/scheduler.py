@@ -104,6 +104,15 @@ class Scheduler:
         """Tokens that the KV cache holds."""
         return self._pool.num_blocks * self._pool.block_size
 
+    def has_room(self, num_requests: int) -> bool:
+        """Whether the queue takes this many more; an empty one takes any call, however many replies it wants."""
+        return not self.waiting or len(self.waiting) + num_requests <= self.limits.max_queue_size
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raises ContextLengthError when one of the requests can never run here."""
+        for request in requests:
+            self._check_possible(request)
+
     def add(self, requests: Sequence[Request]) -> None:
         """Queue the replies of one call, all or none.
 
@@ -111,9 +120,8 @@ class Scheduler:
             ContextLengthError: one of them can never run here; states the numbers.
             OverloadedError: the queue is full.
         """
-        for request in requests:
-            self._check_possible(request)
-        if len(self.waiting) + len(requests) > max(self.limits.max_queue_size, len(requests)):
+        self.check(requests)
+        if not self.has_room(len(requests)):
             raise OverloadedError(
                 f"{len(self.waiting)} requests are waiting and the queue holds {self.limits.max_queue_size}; "
                 "try again later or raise max_queue_size"

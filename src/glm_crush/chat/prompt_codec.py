@@ -1,0 +1,60 @@
+"""Text and conversations to token ids and back, as one model wants them.
+
+Above: `llm` and the server. Below: the tokenizer and the chat template. This module knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from glm_crush.chat.template import ChatTemplate
+from glm_crush.errors import TemplateError
+from glm_crush.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["PromptCodec"]
+
+
+class PromptCodec:
+    """A tokenizer with its chat template; `chat_template` is None for models that are not made for chat."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text as a prompt, with the tokens the model wants at the start."""
+        return self.tokenizer.encode(text, add_special_tokens=True)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """Token ids of a conversation.
+
+        Args:
+            messages: in the OpenAI shape.
+            tools: function descriptions in the OpenAI shape.
+            add_generation_prompt: end with the start of the assistant's turn.
+            **variables: switches of the template, such as `enable_thinking`.
+
+        Raises:
+            TemplateError: the template refuses the conversation, or the model has none.
+            InvalidParameterError: a message or tool is malformed.
+        """
+        if self.chat_template is None:
+            raise TemplateError("This model has no chat template; send a plain prompt instead of messages.")
+        text = self.chat_template.render(messages, tools, add_generation_prompt, **variables)
+        return self.tokenizer.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token stands for; not always whole characters."""
+        return self.tokenizer.piece(token_id)

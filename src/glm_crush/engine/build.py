@@ -1,0 +1,107 @@
+"""Puts an engine together for a loaded model: cache sized, executor made, parts wired.
+
+Above: `llm` and the composition root of the server. Below: everything in `engine`, `models`, `kernels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from glm_crush.config import CrushSettings
+from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
+from glm_crush.engine.engine import Engine
+from glm_crush.engine.machine import available_memory_bytes, physical_cores
+from glm_crush.engine.reply import Detokenizer
+from glm_crush.engine.runner import Executor, Runner
+from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
+from glm_crush.errors import ConfigError
+from glm_crush.models.loader import LoadedModel
+from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
+
+__all__ = ["BuiltEngine", "MakeExecutor", "build_engine"]
+
+_BLOCK_SIZE = 16
+# Left to the rest of the process and of the machine.
+_SPARE_SHARE = 0.1
+
+MakeExecutor = Callable[[LoadedModel, CrushSettings, CachePlan], Executor]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine with what its owner may want to know about it."""
+
+    engine: Engine
+    executor: Executor
+    cache: CachePlan
+
+
+def build_engine(
+    loaded: LoadedModel,
+    settings: CrushSettings,
+    *,
+    max_context: int | None = None,
+    make_executor: MakeExecutor | None = None,
+) -> BuiltEngine:
+    """Size the cache, allocate it and wire the engine.
+
+    Args:
+        loaded: the model, its weights mapped.
+        settings: threads, cache, batching.
+        max_context: longest prompt and reply; None = what model and memory allow.
+        make_executor: None = the native executor.
+
+    Raises:
+        ConfigError: the settings contradict each other, the model or the memory; states the numbers.
+    """
+    if settings.max_num_batched_tokens < settings.max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens is {settings.max_num_batched_tokens} and max_num_seqs {settings.max_num_seqs}; "
+            "a step must have a token for every running request: raise the first or lower the second"
+        )
+    cache = plan_cache(
+        max_position=loaded.compiled.max_position,
+        bytes_per_token=kv_bytes_per_token(loaded.compiled.program, settings.kv_dtype),
+        block_size=_BLOCK_SIZE,
+        max_context=max_context,
+        kv_cache_tokens=settings.kv_cache_tokens,
+        budget_bytes=int(available_memory_bytes() * (1 - _SPARE_SHARE)) - loaded.packed.weight_bytes,
+    )
+    executor = (make_executor or _native_executor)(loaded, settings, cache)
+    limits = SchedulerLimits(
+        max_context=cache.max_context,
+        max_num_seqs=settings.max_num_seqs,
+        token_budget=settings.max_num_batched_tokens,
+        max_queue_size=settings.max_queue_size,
+    )
+    vocab_size = loaded.compiled.program.vocab_size
+    tokenizer = loaded.tokenizer
+
+    def make_detokenizer(skip_special_tokens: bool) -> Detokenizer:
+        return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
+
+    engine = Engine(
+        Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size),
+        Scheduler(limits, BlockPool(cache.num_blocks, _BLOCK_SIZE)),
+        eos_token_ids=sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids}),
+        make_detokenizer=make_detokenizer,
+    )
+    return BuiltEngine(engine, executor, cache)
+
+
+def _native_executor(loaded: LoadedModel, settings: CrushSettings, cache: CachePlan) -> Executor:
+    # Imported here: with another executor there is no need for the compiled module.
+    from glm_crush.kernels.native import Executor as NativeExecutor
+
+    return NativeExecutor(
+        loaded.compiled.program,
+        loaded.packed,
+        num_threads=settings.threads or physical_cores(),
+        num_blocks=cache.num_blocks,
+        max_tokens=settings.max_num_batched_tokens,
+        block_size=cache.block_size,
+        kv_dtype=settings.kv_dtype,
+        kernels=settings.force_kernels,
+    )

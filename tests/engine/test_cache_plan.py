@@ -1,0 +1,56 @@
+"""The KV cache is sized before it is allocated, and what does not fit is refused with the numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
+from glm_crush.errors import ConfigError
+from glm_crush.kernels.program import CacheLayer, Program
+
+pytestmark = pytest.mark.requirement("E5")
+
+MIB = 2**20
+
+
+def plan(**options: int) -> CachePlan:
+    """A model of 4,096 positions whose cache takes 64 bytes a token; 1 MiB is free."""
+    return plan_cache(**{"max_position": 4096, "bytes_per_token": 64, "budget_bytes": MIB, **options})
+
+
+def test_bytes_per_token_count_keys_and_values_of_every_layer():
+    program = Program(8, 32, 4096, (8,), (), (CacheLayer(2, 6, 2), CacheLayer(2, 6, 2)), ())
+    assert kv_bytes_per_token(program, "bf16") == 64
+    assert kv_bytes_per_token(program, "f32") == 128
+
+
+def test_by_default_a_short_context_gets_room_for_several():
+    cache = plan(budget_bytes=100 * MIB)
+    assert (cache.max_context, cache.num_tokens, cache.num_bytes) == (4096, 16384, 16384 * 64)
+
+
+def test_by_default_a_long_context_is_cut_to_what_the_memory_holds():
+    cache = plan(max_position=131072, budget_bytes=2 * MIB)
+    assert (cache.max_context, cache.num_tokens) == (32768, 32768)
+
+
+def test_a_stated_context_and_cache_are_kept():
+    cache = plan(max_context=1000, kv_cache_tokens=3000)
+    assert (cache.max_context, cache.num_blocks) == (1000, 188)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_context": 5000}, "set to 5000; this model takes 4096"),
+        (
+            {"kv_cache_tokens": 20000},
+            "a KV cache of 20000 tokens takes 1 MiB .64 bytes a token.; 1 MiB .* enough for 16384",
+        ),
+        ({"max_context": 200, "kv_cache_tokens": 100}, "the context length is 200 and the KV cache holds 100 tokens"),
+        ({"budget_bytes": 100}, "a KV cache of 16 tokens"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_numbers(options, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(**options)
