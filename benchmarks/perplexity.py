@@ -16,7 +16,7 @@ from pydoc_data.topics import topics
 import numpy as np
 
 from harness import arguments, print_header
-from peers.paths import llama_tool, model
+from peers.paths import ROOT, llama_tool, model
 
 CONTEXT = 512
 FIGURES = (("q4", "smollm2-q4_0.gguf"), ("q4", "smollm2-q4_1.gguf"), ("q8", "smollm2-q8_0.gguf"))
@@ -30,16 +30,15 @@ def text() -> str:
 
 def our_perplexity(file: Path, weight_format: str, chunks: int, threads: int) -> float:
     """Perplexity by this engine."""
-    from glm_crush.kernels.native import Executor
+    from glm_crush.kernels.native import BLOCK_SIZE, Executor
     from glm_crush.kernels.program import ForwardBatch
     from glm_crush.models.loader import load_model
 
-    loaded = load_model(file, weight_format=weight_format)
+    loaded = load_model(file, cache_dir=ROOT / "packed", weight_format=weight_format)
     token_ids = np.asarray(loaded.tokenizer.encode(text()), np.int32)
-    block_size = 16
-    num_blocks = CONTEXT // block_size
+    num_blocks = CONTEXT // BLOCK_SIZE
     executor = Executor(
-        loaded.compiled.program, loaded.packed, num_threads=threads, num_blocks=num_blocks, block_size=block_size
+        loaded.compiled.program, loaded.packed, num_threads=threads, num_blocks=num_blocks, max_tokens=CONTEXT
     )
     first = CONTEXT // 2
     negative_log_likelihood, count = 0.0, 0
