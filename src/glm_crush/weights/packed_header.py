@@ -203,7 +203,7 @@ def _parse_header(path: Path, document: dict[str, Any], data: UInt8) -> tuple[Pa
                 int(row["nbytes"]),
                 offset,
             )
-            _check_entry(path, entry, len(data))
+            _check_entry(path, entry, start, len(data))
             entries[entry.name] = entry
         blob = entries.pop(TOKENIZER_BLOB)
         header = PackedHeader(
@@ -221,7 +221,7 @@ def _parse_header(path: Path, document: dict[str, Any], data: UInt8) -> tuple[Pa
     return header, entries
 
 
-def _check_entry(path: Path, entry: PackedEntry, size: int) -> None:
+def _check_entry(path: Path, entry: PackedEntry, start: int, size: int) -> None:
     sizes = (entry.rows, entry.cols, entry.experts, entry.offset, entry.nbytes, *entry.shape)
     if entry.format in FORMATS:
         expected = linear_entry(entry.name, entry.format, entry.rows, entry.cols, entry.experts).nbytes
@@ -231,5 +231,6 @@ def _check_entry(path: Path, entry: PackedEntry, size: int) -> None:
         expected = entry.nbytes
     else:
         raise PackedFileError(f"{path}: {entry.name!r} has unknown format {entry.format!r}")
-    if min(sizes) < 0 or entry.offset % _LINE or entry.offset + entry.nbytes > size or entry.nbytes != expected:
+    placed = start <= entry.offset <= size - entry.nbytes and entry.offset % _LINE == 0
+    if min(sizes) < 0 or not placed or entry.nbytes != expected:
         raise PackedFileError(f"{path}: {entry.name!r} lies about its size or place: {entry}")
