@@ -1,0 +1,207 @@
+"""A model in this process: `LLM("smollm2:135m").chat([...])`.
+
+Above: users' programs and the command line. Below: `engine`, `chat`, the model store. It steps the engine in the
+thread of whoever asks; several threads may ask at once and share the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+from glm_crush.chat.prompt_codec import PromptCodec
+from glm_crush.chat.template import ChatTemplate
+from glm_crush.config import load_settings
+from glm_crush.engine.build import MakeExecutor, build_engine
+from glm_crush.engine.metrics import EngineMetrics
+from glm_crush.engine.output import RequestDelta
+from glm_crush.engine.sampling_defaults import sampling_defaults
+from glm_crush.engine.sync_engine import SyncEngine
+from glm_crush.errors import InvalidParameterError
+from glm_crush.models.loader import load_model
+from glm_crush.types import Message, RequestOutput, SamplingParams
+
+__all__ = ["LLM"]
+
+Prompt = str | Sequence[int]
+
+
+class LLM:
+    """A loaded model. Use it as a context manager, or call `close`, to free its memory at a known moment.
+
+    Attributes:
+        loaded: the model's files and description. cache: the KV cache as it was sized.
+        default_params: what the model's publisher recommends; used where a call gives no parameters.
+        codec: text and messages to token ids and back.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        weight_format: str | None = None,
+        threads: int | None = None,
+        max_context: int | None = None,
+        kv_cache_tokens: int | None = None,
+        kv_dtype: str | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        make_executor: MakeExecutor | None = None,
+    ) -> None:
+        """Load a model, packing it first if that has not been done.
+
+        What is None is taken from the configuration (file, environment), else its default.
+
+        Args:
+            model: a name of the model store or a path; None = the configured default model.
+            weight_format: "auto" (as the source), "q4", "q8", "bf16" or "f32".
+            threads: compute threads.
+            max_context: longest prompt and reply together.
+            kv_cache_tokens: tokens that all running requests together may keep.
+            kv_dtype: "bf16" or "f32".
+            max_num_seqs: requests that run at the same time.
+            max_num_batched_tokens: tokens one step may compute.
+            make_executor: what runs the model; None = the native executor.
+
+        Raises:
+            ConfigError: an option is out of range or does not fit the memory.
+            ModelError: the model does not exist or cannot be used.
+        """
+        flags = {
+            "model.name": None if model is None else str(model),
+            "model.context_length": max_context,
+            "crush.weight_format": weight_format,
+            "crush.threads": threads,
+            "crush.kv_cache_tokens": kv_cache_tokens,
+            "crush.kv_dtype": kv_dtype,
+            "crush.max_num_seqs": max_num_seqs,
+            "crush.max_num_batched_tokens": max_num_batched_tokens,
+        }
+        settings = load_settings(flags=flags)
+        self.loaded = load_model(
+            _find_model(settings.model.name, settings.store.home),
+            cache_dir=settings.store.home / "packed",
+            weight_format=settings.crush.weight_format,
+        )
+        source = self.loaded.chat_template
+        template = None if source is None else ChatTemplate(source, self.loaded.tokenizer_config)
+        self.codec = PromptCodec(self.loaded.tokenizer, template)
+        self.default_params = sampling_defaults(self.loaded.generation_config)
+        built = build_engine(
+            self.loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
+        )
+        self.cache = built.cache
+        self._engine = SyncEngine(built.engine, max_in_flight=2 * settings.crush.max_num_seqs)
+
+    @property
+    def max_context(self) -> int:
+        """Longest prompt and reply together."""
+        return self.cache.max_context
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """Counters since the model was loaded."""
+        return self._engine.metrics
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many, which run together.
+
+        Args:
+            prompts: a text, token ids, or a list of either.
+            params: for all prompts, or one for each; None = the model's own.
+
+        Returns: one output per prompt, in order.
+
+        Raises:
+            RequestError: a prompt or parameter cannot be; nothing has been computed then.
+            EngineError: the engine stopped.
+        """
+        token_ids = [self._encode(prompt) for prompt in _as_list(prompts)]
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or self.default_params] * len(token_ids)
+        if len(params) != len(token_ids):
+            raise InvalidParameterError(
+                f"{len(params)} params for {len(token_ids)} prompts; give one, or one for each", parameter="params"
+            )
+        return self._engine.run(list(zip(token_ids, params, strict=True)))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> RequestOutput:
+        """Answer a conversation.
+
+        Args:
+            messages: in the OpenAI shape.
+            params: None = the model's own.
+            tools: function descriptions in the OpenAI shape.
+            **template_kwargs: switches of the chat template, such as `enable_thinking`.
+
+        Raises:
+            TemplateError: the template refuses the conversation, or the model has none.
+            RequestError: prompt or parameters cannot be.
+            EngineError: the engine stopped.
+        """
+        prompt = self.codec.render(messages, tools=tools, **template_kwargs)
+        return self._engine.run([(prompt, params or self.default_params)])[0]
+
+    def stream(
+        self,
+        prompt: Prompt | Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> Iterator[RequestDelta]:
+        """Like `generate` for one prompt, or `chat` for messages, token by token; closing the iterator aborts.
+
+        Refusals are raised by this call, not by the first `next`.
+        """
+        params = params or self.default_params
+        if not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
+            token_ids: Sequence[int] = self.codec.render(
+                cast("Sequence[Message]", prompt), tools=tools, **template_kwargs
+            )
+        else:
+            token_ids = self._encode(cast("Prompt", prompt))
+        return self._engine.stream(token_ids, params)
+
+    def close(self) -> None:
+        """Abort what is running and let go of the model; a second call does nothing."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, prompt: Prompt) -> Sequence[int]:
+        return self.codec.encode(prompt) if isinstance(prompt, str) else prompt
+
+
+def _find_model(name_or_path: str, home: Path) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    # Imported here: a path needs nothing of the store and its downloads.
+    from glm_crush.weights.store import ModelStore
+
+    return ModelStore(home).resolve(name_or_path)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts from one prompt or several."""
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [cast("Prompt", prompts)]
+    return list(cast("Sequence[Prompt]", prompts))
