@@ -42,7 +42,7 @@ CASES: tuple[GoldenCase, ...] = (
     GoldenCase(
         "llama_rope_parameters",
         "llama",
-        {"rope_theta": None, "rope_parameters": {**_YARN, "rope_theta": 5000.0, "beta_fast": 4.0, "truncate": False}},
+        {"rope_theta": None, "rope_parameters": {**_YARN, "rope_theta": 200.0, "beta_fast": 4.0, "truncate": False}},
     ),
     GoldenCase("mistral", "mistral"),
     GoldenCase("qwen2", "qwen2"),
@@ -69,8 +69,8 @@ CASES: tuple[GoldenCase, ...] = (
             "rope_theta": None,
             "rope_local_base_freq": None,
             "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 900.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 60.0},
             },
             "final_logit_softcapping": 2.0,
         },
@@ -89,7 +89,7 @@ CASES: tuple[GoldenCase, ...] = (
             "norm_topk_prob": False,
             "rope_theta": None,
             "partial_rotary_factor": None,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
         },
     ),
     GoldenCase("glm4_moe_lite", "glm4_moe_lite"),
