@@ -1,6 +1,6 @@
 // A vector of kLanes floats or int32 and the few operations the kernels are written in, so that one source
 // serves every variant: the portable one (four lanes: SSE2, NEON or plain scalar code, as the compiler sees
-// fit) and AVX2 with and without VNNI (eight lanes). The flags of the including folder decide.
+// fit), AVX2 with and without VNNI (eight lanes) and AVX-512 (sixteen). The flags of the including folder decide.
 //
 // Everything is in an unnamed namespace: each variant has its own copy, compiled with its own flags, and the
 // linker never merges two of them.
@@ -22,13 +22,15 @@
 namespace glm {
 namespace {
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
 constexpr int kPieces = kPanelRows / kLanes;  // vectors that hold one value for each row of a panel
-constexpr int kTile = kLanes == 8 ? 4 : 2;    // tokens or query rows that share what is loaded: sixteen registers
+constexpr int kTile = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // tokens or query rows that share what is loaded
 
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
@@ -63,7 +65,9 @@ GLM_INLINE Floats absolute(Floats a) { return as_floats(as_ints(a) & 0x7fffffff)
 
 // a * b + c with one rounding, as the numerics contract of the integer formats wants it.
 GLM_INLINE Floats fused_multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
 #else
   Floats result;
@@ -74,7 +78,9 @@ GLM_INLINE Floats fused_multiply_add(Floats a, Floats b, Floats c) {
 
 // a * b + c, fused where the CPU can.
 GLM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__) && defined(__FMA__)
   return _mm256_fmadd_ps(a, b, c);
 #else
   return a * b + c;
@@ -83,7 +89,9 @@ GLM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 
 // kLanes float16 numbers (finite).
 GLM_INLINE Floats load_half(const void* from) {
-#if defined(__AVX2__) && defined(__F16C__)
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+#elif defined(__AVX2__) && defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 #else
   uint16_t half[kLanes];

@@ -1,0 +1,191 @@
+// Matrix products with AVX-512: one panel (16 rows, one per lane) against up to kTileTokens tokens.
+//
+// A group of 32 columns is unpacked into eight registers; then token after token adds its eight dot-product
+// instructions and folds the exact integer sum into its float accumulator. Weights are unpacked once per tile,
+// activations stay row-major (any rows: experts pick theirs by index), and one body serves every number of
+// tokens, so that a row's result is the same in all of them.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../generic/epilogue.h"
+
+namespace glm {
+namespace {
+
+constexpr int kTileTokens = 12;  // accumulators; with eight weight registers and what a group needs, 32 in all
+
+constexpr bool is_integer(Format format) { return format != Format::bf16 && format != Format::f32; }
+constexpr bool has_nibbles(Format format) { return format == Format::q4 || format == Format::q4a; }
+constexpr int header_bytes(Format format) { return format == Format::q8 ? 0 : format == Format::q4a ? 128 : 64; }
+
+GLM_INLINE __m512i broadcast(const void* four_bytes) {
+  int32_t value;
+  std::memcpy(&value, four_bytes, 4);
+  return _mm512_set1_epi32(value);
+}
+
+// The unsigned codes of one group: register j holds columns 4j .. 4j+3 of each row.
+template <Format F>
+GLM_INLINE void unpack_group(const uint8_t* lines, __m512i (&weights)[8]) {
+  if constexpr (has_nibbles(F)) {
+    const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512i line = _mm512_loadu_si512(lines + 64 * j);
+      weights[j] = _mm512_and_si512(line, low);
+      weights[j + 4] = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) weights[j] = _mm512_loadu_si512(lines + 64 * j);
+  }
+}
+
+// sum over the group of code * q, from `init`. Two chains, since one would wait on itself.
+GLM_INLINE __m512i dot_group(const __m512i (&weights)[8], const int8_t* q, const int32_t* init) {
+  __m512i even = broadcast(init), odd = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int j = 0; j < 8; j += 2) {
+    even = _mm512_dpbusd_epi32(even, weights[j], broadcast(q + 4 * j));
+    odd = _mm512_dpbusd_epi32(odd, weights[j + 1], broadcast(q + 4 * j + 4));
+  }
+  return _mm512_add_epi32(even, odd);
+}
+
+template <Format F, int Tokens>
+struct IntegerTile {
+  size_t q[Tokens], group[Tokens];  // offsets of each token's values and groups
+
+  IntegerTile(const MatmulArgs& args, int begin) {
+    for (int t = 0; t < Tokens; ++t) {
+      const auto row = static_cast<size_t>(args.in_rows ? args.in_rows[begin + t] : begin + t);
+      q[t] = row * args.a.stride;
+      group[t] = row * args.a.group_stride;
+    }
+  }
+
+  // y[t][0..16) = sums of one panel, scales of rows and groups applied, the tokens' own scale not yet.
+  GLM_INLINE void panel(const MatmulArgs& args, const uint8_t* panel, float (*y)[2 * kPanelRows]) const {
+    constexpr int kLineBytes = has_nibbles(F) ? 256 : 512;
+    const Rows& a = args.a;
+    const uint8_t* block = panel + (F == Format::q8 ? 64 : 0);
+    __m512 acc[Tokens];
+#pragma GCC unroll 12
+    for (int t = 0; t < Tokens; ++t) acc[t] = _mm512_setzero_ps();
+    const int groups = args.cols / kGroup;
+    for (int g = 0; g < groups; ++g) {
+      const int half = g & 1;
+      const uint8_t* lines = block + header_bytes(F) + half * kLineBytes;
+      __m512i weights[8];
+      unpack_group<F>(lines, weights);
+      __m512 scale = _mm512_setzero_ps(), minimum = _mm512_setzero_ps();
+      if constexpr (F != Format::q8) scale = load_half(block + 32 * half);
+      if constexpr (F == Format::q4a) minimum = load_half(block + 64 + 32 * half);
+      _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 64, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 128, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 192, _MM_HINT_T0);
+#pragma GCC unroll 12
+      for (int t = 0; t < Tokens; ++t) {
+        const __m512 sum = _mm512_cvtepi32_ps(dot_group(weights, a.q + q[t] + g * kGroup, a.init + group[t] + g));
+        const __m512 factor = _mm512_set1_ps(a.factor[group[t] + static_cast<size_t>(g)]);
+        acc[t] = _mm512_fmadd_ps(sum, F == Format::q8 ? factor : _mm512_mul_ps(scale, factor), acc[t]);
+        if constexpr (F == Format::q4a) acc[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a.sum[group[t] + static_cast<size_t>(g)]), acc[t]);
+      }
+      if (half) block += header_bytes(F) + 2 * kLineBytes;
+    }
+    for (int t = 0; t < Tokens; ++t) _mm512_storeu_ps(y[t], acc[t]);
+  }
+
+  GLM_INLINE void scale(const MatmulArgs& args, int begin, const uint8_t* pair, size_t bytes, float (*y)[2 * kPanelRows]) const {
+    for (int t = 0; t < Tokens; ++t) {
+      const float token = args.a.scale[args.in_rows ? args.in_rows[begin + t] : begin + t];
+      for (int p = 0; p < 2; ++p) {
+        const __m512 row = F == Format::q8 ? _mm512_mul_ps(_mm512_set1_ps(token), _mm512_loadu_ps(pair + p * bytes)) : _mm512_set1_ps(token);
+        _mm512_storeu_ps(y[t] + 16 * p, _mm512_mul_ps(_mm512_loadu_ps(y[t] + 16 * p), row));
+      }
+    }
+  }
+
+ private:
+  static constexpr int kPrefetch = 2048;
+};
+
+// bf16 and f32: one accumulator per row, columns ascending (bf16: a pair at a time).
+template <Format F, int Tokens>
+struct FloatTile {
+  const uint8_t* x[Tokens];
+
+  FloatTile(const MatmulArgs& args, int begin) {
+    for (int t = 0; t < Tokens; ++t) {
+      const auto row = static_cast<size_t>(args.in_rows ? args.in_rows[begin + t] : begin + t) * args.a.stride;
+      x[t] = F == Format::bf16 ? reinterpret_cast<const uint8_t*>(args.a.bf16 + row) : reinterpret_cast<const uint8_t*>(args.a.f32 + row);
+    }
+  }
+
+  GLM_INLINE void panel(const MatmulArgs& args, const uint8_t* panel, float (*y)[2 * kPanelRows]) const {
+    constexpr int kLines = 8;
+    __m512 acc[Tokens];
+#pragma GCC unroll 12
+    for (int t = 0; t < Tokens; ++t) acc[t] = _mm512_setzero_ps();
+    const int lines = F == Format::bf16 ? args.cols / 2 : args.cols;
+    for (int first = 0; first < lines; first += kLines) {
+      __m512 weights[kLines];
+#pragma GCC unroll 8
+      for (int j = 0; j < kLines; ++j) {
+        weights[j] = _mm512_loadu_ps(panel + static_cast<size_t>(first + j) * 64);
+        _mm_prefetch(reinterpret_cast<const char*>(panel) + static_cast<size_t>(first + j) * 64 + 4096, _MM_HINT_T0);
+      }
+#pragma GCC unroll 12
+      for (int t = 0; t < Tokens; ++t) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kLines; ++j) {
+          const __m512i value = broadcast(x[t] + (first + j) * 4);
+          if constexpr (F == Format::bf16) acc[t] = _mm512_dpbf16_ps(acc[t], reinterpret_cast<__m512bh>(weights[j]), reinterpret_cast<__m512bh>(value));
+          else acc[t] = _mm512_fmadd_ps(weights[j], _mm512_castsi512_ps(value), acc[t]);
+        }
+      }
+    }
+    for (int t = 0; t < Tokens; ++t) _mm512_storeu_ps(y[t], acc[t]);
+  }
+
+  GLM_INLINE void scale(const MatmulArgs&, int, const uint8_t*, size_t, float (*)[2 * kPanelRows]) const {}
+};
+
+template <Format F, int Tokens>
+using TileOf = std::conditional_t<is_integer(F), IntegerTile<F, Tokens>, FloatTile<F, Tokens>>;
+
+// All panels of the call for tokens [begin, begin + Tokens) of one pair.
+template <Format F, int Tokens>
+void multiply_pair(const MatmulArgs& args, int pair, int begin) {
+  const size_t bytes = panel_bytes(F, args.cols);
+  const uint8_t* panels = args.panels + static_cast<size_t>(pair) * 2 * bytes;
+  const TileOf<F, Tokens> tile(args, begin);
+  alignas(64) float y[Tokens][2 * kPanelRows];
+  tile.panel(args, panels, y);
+  tile.panel(args, panels + bytes, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
+  tile.scale(args, begin, panels, bytes, y);
+  for (int t = 0; t < Tokens; ++t) finish(args, pair, begin + t, y[t]);
+}
+
+template <Format F, size_t... I>
+constexpr auto tile_table(std::index_sequence<I...>) {
+  return std::array<void (*)(const MatmulArgs&, int, int), sizeof...(I)>{multiply_pair<F, static_cast<int>(I) + 1>...};
+}
+
+// Tokens are split evenly (13 = 7 + 6, not 12 + 1), so that no tile runs nearly empty.
+template <Format F>
+void matmul(const MatmulArgs& args) {
+  static constexpr auto kTiles = tile_table<F>(std::make_index_sequence<kTileTokens>{});
+  const int tiles = (args.num_tokens + kTileTokens - 1) / kTileTokens;
+  for (int pair = args.panel_begin / 2; pair < args.panel_end / 2; ++pair) {
+    for (int i = 0; i < tiles; ++i) {
+      const int begin = args.num_tokens * i / tiles, end = args.num_tokens * (i + 1) / tiles;
+      kTiles[static_cast<size_t>(end - begin - 1)](args, pair, begin);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace glm
