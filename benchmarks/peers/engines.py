@@ -59,9 +59,8 @@ class Ours:
     def __call__(self, task: Task) -> float:
         """Tokens a second of one run of `glm bench`."""
         options = {
-            # a decode is measured from an (almost) empty cache or from `depth`, never behind the other half's prompt
-            "--prompt-tokens": task.prompt_tokens or 1,
-            "--generate-tokens": task.generate_tokens or 1,
+            "--prompt-tokens": task.prompt_tokens,
+            "--generate-tokens": task.generate_tokens,
             "--depth": task.depth,
             "--repeat": INNER_REPEAT,
             "--threads": self.threads,
