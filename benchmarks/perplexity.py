@@ -88,9 +88,8 @@ def main() -> None:
         peer = llama_perplexity(file, options.chunks, options.threads)
         excess = ours / peer - 1
         met = "met" if excess <= TOLERANCE else "NOT met"
-        print(
-            f"{name:<18} {weight_format:<4} {ours:.4f}, llama.cpp {peer:.4f}: {100 * excess:+.2f} %, at most +1 %: {met}"
-        )
+        pair = f"{ours:.4f}, llama.cpp {peer:.4f}: {100 * excess:+.2f} %"
+        print(f"{name:<18} {weight_format:<4} {pair}, at most +1 %: {met}")
 
 
 if __name__ == "__main__":
