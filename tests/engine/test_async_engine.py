@@ -35,13 +35,17 @@ def running(**engine_options) -> Iterator[AsyncEngine]:
 
 
 class Gate:
-    """Holds the executor before each step until it is opened; `arrived` says that a step is waiting."""
+    """Lets the executor do some steps and holds it before the next until opened; `arrived` says that it waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, num_free_steps: int = 0) -> None:
         self.opened = threading.Event()
         self.arrived = threading.Event()
+        self._num_free_steps = num_free_steps
 
     def __call__(self) -> None:
+        if self._num_free_steps:
+            self._num_free_steps -= 1
+            return
         self.arrived.set()
         assert self.opened.wait(10)
 
@@ -54,7 +58,7 @@ async def until_idle(engine: AsyncEngine) -> None:
     """Bounded wait for the engine's thread to have taken in what was posted."""
     async with asyncio.timeout(10):
         while engine.num_running or engine.num_waiting:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # a poll, so that the engine's thread gets the interpreter
 
 
 async def test_a_stream_yields_the_reply_token_by_token():
@@ -81,10 +85,12 @@ async def test_a_stream_of_two_replies_ends_with_the_second():
 
 @pytest.mark.requirement("E4")
 async def test_a_consumer_that_goes_away_ends_its_request():
-    with running(max_context=2000, num_blocks=600) as engine:
-        stream = engine.submit("a", [0], greedy(max_tokens=1900))
+    gate = Gate(num_free_steps=2)
+    with running(executor=ScriptedExecutor(before_step=gate)) as engine:
+        stream = engine.submit("a", [0], greedy(max_tokens=50))
         await anext(stream)
         await stream.aclose()
+        gate.opened.set()
         await until_idle(engine)
         assert engine.metrics.num_finished["abort"] == 1
         assert engine.cache_usage == 0.0
@@ -92,14 +98,14 @@ async def test_a_consumer_that_goes_away_ends_its_request():
 
 @pytest.mark.requirement("E4")
 async def test_a_cancelled_task_ends_its_request():
-    with running(max_context=2000, num_blocks=600) as engine:
-        task = asyncio.create_task(text_of(engine, "a", [0], greedy(max_tokens=1900)))
-        async with asyncio.timeout(10):
-            while engine.metrics.num_first_tokens == 0:
-                await asyncio.sleep(0)
+    gate = Gate(num_free_steps=2)
+    with running(executor=ScriptedExecutor(before_step=gate)) as engine:
+        task = asyncio.create_task(text_of(engine, "a", [0], greedy(max_tokens=50)))
+        await asyncio.to_thread(gate.arrived.wait, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        gate.opened.set()
         await until_idle(engine)
         assert engine.metrics.num_finished["abort"] == 1
 
@@ -162,7 +168,7 @@ async def test_closing_ends_what_is_running_with_an_error():
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
     async with asyncio.timeout(10):
         while engine.is_alive:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
     gate.opened.set()
     await closing
     with pytest.raises(EngineError):
@@ -184,14 +190,29 @@ async def test_a_row_without_any_possible_token_raises_in_its_own_stream_only():
     assert results[1] == "bc"
 
 
+async def test_books_that_do_not_balance_stop_an_idle_engine():
+    inner = make_engine()
+    leaked = inner.scheduler._pool.try_allocate(1)
+    assert leaked == [0]
+    engine = AsyncEngine(inner, idle_check_seconds=0.0)
+    async with asyncio.timeout(10):
+        while engine.is_alive:
+            await asyncio.sleep(0.001)
+    with pytest.raises(EngineError, match="block 0 has 1 references and 0 holders"):
+        await text_of(engine, "a", [0], greedy())
+    engine.close()
+
+
 def test_an_event_loop_that_closes_early_does_not_stop_the_engine():
-    with running(logits=count_up, max_context=2000, num_blocks=600) as engine:
+    gate = Gate(num_free_steps=2)
+    with running(executor=ScriptedExecutor(logits=count_up, before_step=gate)) as engine:
 
         async def first_token() -> RequestDelta:
-            return await anext(engine.submit("a", [0], greedy(max_tokens=1900)))
+            return await anext(engine.submit("a", [0], greedy(max_tokens=50)))
 
         loop = asyncio.new_event_loop()
         loop.run_until_complete(first_token())
         loop.close()
+        gate.opened.set()
         assert asyncio.run(text_of(engine, "b", [0], greedy(max_tokens=2))) == "bc"
         asyncio.run(until_idle(engine))

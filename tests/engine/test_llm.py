@@ -85,7 +85,7 @@ def test_without_parameters_the_models_own_defaults_fill_the_context(llm):
 
 @pytest.mark.requirement("E9")
 def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(llm):
-    with pytest.raises(ContextLengthError, match="The prompt has 70 tokens .* the context holds 48"):
+    with pytest.raises(ContextLengthError, match=r"The prompt has 70 tokens .* the context holds 48"):
         llm.generate([1] * 70)
 
 

@@ -7,6 +7,7 @@ a condition, and each step wakes each event loop at most once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -15,10 +16,12 @@ from dataclasses import dataclass, field
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
-from glm_crush.errors import EngineError
+from glm_crush.errors import EngineError, OverloadedError
 from glm_crush.types import SamplingParams
 
 __all__ = ["AsyncEngine"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -70,10 +73,14 @@ def _put_all(deliveries: list[_Delivery]) -> None:
 
 
 class AsyncEngine:
-    """Owns an engine and the thread that steps it, from construction until `close`."""
+    """Owns an engine and the thread that steps it, from construction until `close`.
 
-    def __init__(self, engine: Engine) -> None:
+    When nothing has come for `idle_check_seconds`, the engine's books are checked.
+    """
+
+    def __init__(self, engine: Engine, *, idle_check_seconds: float = 1.0) -> None:
         self._engine = engine
+        self._idle_check_seconds = idle_check_seconds
         self._condition = threading.Condition()  # guards the next four
         self._arrivals: list[_Stream] = []
         self._departures: list[_Stream] = []
@@ -117,7 +124,7 @@ class AsyncEngine:
         """
         loop = asyncio.get_running_loop()
         stream = _Stream(request_id, prompt_token_ids, params, priority, loop, num_open=params.n)
-        self._post(self._arrivals, stream)
+        self._post(stream)
         num_open = params.n
         try:
             while num_open:
@@ -127,8 +134,10 @@ class AsyncEngine:
                     num_open -= delta.finish_reason is not None
                     yield delta
         finally:
-            if num_open and stream.error is None and self.is_alive:
-                self._post(self._departures, stream)
+            if num_open and stream.error is None:
+                with self._condition:
+                    self._departures.append(stream)
+                    self._condition.notify()
 
     def close(self) -> None:
         """Stop the thread once its step is done; requests that are not finished end with EngineError."""
@@ -137,14 +146,20 @@ class AsyncEngine:
             self._condition.notify()
         self._thread.join()
 
-    def _post(self, box: list[_Stream], stream: _Stream) -> None:
-        """Put a command where the engine's thread finds it before its next step."""
+    def _post(self, stream: _Stream) -> None:
+        """Put a request where the engine's thread finds it before its next step; a full queue refuses at once."""
+        max_queue_size = self._engine.scheduler.limits.max_queue_size
         with self._condition:
             if self._failure is not None:
                 raise EngineError(str(self._failure)) from self._failure
             if self._closing:
                 raise EngineError("The engine has been closed.")
-            box.append(stream)
+            if self.num_waiting >= max_queue_size:
+                raise OverloadedError(
+                    f"{self.num_waiting} requests are waiting and the queue holds {max_queue_size}; "
+                    "try again later or raise max_queue_size"
+                )
+            self._arrivals.append(stream)
             self._condition.notify()
 
     def _run(self) -> None:
@@ -155,20 +170,23 @@ class AsyncEngine:
             self._end_all(EngineError("The engine was closed before the request was finished."))
             self._engine.abort_all()
         except Exception as error:  # noqa: BLE001 - every waiting request is told; nobody waits for a dead thread
-            failure = error if isinstance(error, EngineError) else EngineError(f"The engine stopped: {error!r}")
-            self._end_all(failure)
+            _log.error("the engine stopped", exc_info=error)
+            self._end_all(error if isinstance(error, EngineError) else EngineError(f"The engine stopped: {error!r}"))
 
     def _obey(self) -> bool:
         """Wait until there is something to compute, and take in what was posted; False when closing."""
+        idle_seconds: float | None = self._idle_check_seconds
         while True:
             with self._condition:
-                while not (self._arrivals or self._departures or self._closing or self._engine.has_unfinished):
-                    self._condition.wait()
+                woken = self._condition.wait_for(self._has_news, idle_seconds)
                 if self._closing:
                     return False
                 arrivals, departures = self._arrivals[:], self._departures[:]
                 self._arrivals.clear()
                 self._departures.clear()
+            if not woken:
+                self._engine.check_integrity()
+                idle_seconds = None  # once is enough until there is work again
             for stream in arrivals:
                 self._add(stream)
             for stream in departures:
@@ -177,6 +195,9 @@ class AsyncEngine:
                     self._abort(stream)
             if self._engine.has_unfinished:
                 return True
+
+    def _has_news(self) -> bool:
+        return bool(self._arrivals or self._departures or self._closing or self._engine.has_unfinished)
 
     def _add(self, stream: _Stream) -> None:
         try:
