@@ -47,20 +47,39 @@ def test_text_is_the_decoded_tokens(llm):
 
 @pytest.mark.requirement("E8")
 @pytest.mark.parametrize("family", ["llama", "glm4_moe", "gemma3", "glm4_moe_lite"])
-def test_alone_batched_and_chunked_runs_give_the_same_tokens(tmp_path, family):
+@pytest.mark.parametrize("executor", [make_reference_executor, None], ids=["reference", "native"])
+def test_alone_batched_and_chunked_runs_give_the_same_tokens(tmp_path, family, executor):
     params = [
         greedy(6),
-        sampled(6, seed=1),
-        sampled(6, seed=2, top_k=5, repetition_penalty=1.2),
+        sampled(6, seed=1, logprobs=1),
+        sampled(6, seed=2, top_k=5, repetition_penalty=1.2, prompt_logprobs=0),
         sampled(6, seed=3, n=2),
     ]
-    with make_llm(tmp_path, family=family) as llm:
-        alone = [llm.generate([prompt], [p])[0].outputs for prompt, p in zip(PROMPTS, params, strict=True)]
-        together = [output.outputs for output in llm.generate(PROMPTS, params)]
-    with make_llm(tmp_path, family=family, max_num_batched_tokens=7, max_num_seqs=3, kv_cache_tokens=80) as llm:
-        chunked = [output.outputs for output in llm.generate(PROMPTS, params)]
+    with make_llm(tmp_path, family=family, make_executor=executor) as llm:
+        alone = [replies(llm, [prompt], [p])[0] for prompt, p in zip(PROMPTS, params, strict=True)]
+        together = replies(llm, PROMPTS, params)
+    small = {"max_num_batched_tokens": 7, "max_num_seqs": 3, "kv_cache_tokens": 80, "threads": 2}
+    with make_llm(tmp_path, family=family, make_executor=executor, **small) as llm:
+        chunked = replies(llm, PROMPTS, params)
     assert together == alone
     assert chunked == alone
+
+
+@pytest.mark.requirement("E8")
+@pytest.mark.parametrize("weight_format", ["q4", "q8", "bf16", "f32"])
+def test_the_native_executor_gives_the_same_numbers_whatever_runs_beside_and_however_it_is_cut(tmp_path, weight_format):
+    """Logprobs equal to the last bit: every row is summed in one fixed order."""
+    params = SamplingParams(temperature=0.0, max_tokens=6, logprobs=3, prompt_logprobs=3)
+    runs = []
+    for options in ({}, {"max_num_batched_tokens": 7, "max_num_seqs": 3}, {"threads": 1}, {"kv_cache_tokens": 64}):
+        with make_llm(tmp_path, make_executor=None, weight_format=weight_format, **options) as llm:
+            runs.append([(output.outputs, output.prompt_logprobs) for output in llm.generate(PROMPTS, params)])
+            runs.append([(o.outputs, o.prompt_logprobs) for prompt in PROMPTS for o in llm.generate([prompt], params)])
+    assert all(run == runs[0] for run in runs)
+
+
+def replies(llm: LLM, prompts: list[list[int]], params: list[SamplingParams]) -> list[list[tuple[int, ...]]]:
+    return [[reply.token_ids for reply in output.outputs] for output in llm.generate(prompts, params)]
 
 
 def test_chat_renders_the_template_and_stream_gives_the_same_reply(llm):
