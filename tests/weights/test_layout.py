@@ -46,9 +46,7 @@ def packed_example(fmt: str, rows: int, cols: int) -> tuple[np.ndarray, np.ndarr
         blocks = make_blocks(fmt, rows, cols)
         return pack_blocks(blocks), blocks.float32()
     if fmt == "q8":
-        quant = RowQuant(
-            rng.integers(0, 256, (rows, cols)).astype(np.uint8), rng.normal(size=rows).astype(np.float32)
-        )
+        quant = RowQuant(rng.integers(0, 256, (rows, cols)).astype(np.uint8), rng.normal(size=rows).astype(np.float32))
         return pack_rows(quant), quant.float32()
     values = rng.normal(size=(rows, cols)).astype(np.float32)
     if fmt == "f32":

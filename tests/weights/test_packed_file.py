@@ -73,7 +73,9 @@ def test_a_file_without_tokenizer_is_possible(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_source_is_stale(tmp_path: Path) -> None:
-    with pytest.raises(PackedFileError, match="stale: it was packed from source aaaaaaaaaaaa, the checkpoint is now bbb"):
+    with pytest.raises(
+        PackedFileError, match="stale: it was packed from source aaaaaaaaaaaa, the checkpoint is now bbb"
+    ):
         PackedFile.open(make_file(tmp_path), source_hash="b" * 64)
 
 
@@ -100,7 +102,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, offset: int, value
 def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = make_file(tmp_path)
     os.truncate(path, keep if keep >= 0 else path.stat().st_size + keep)
-    with pytest.raises(PackedFileError, match="truncated|is not a packed model|cannot be opened"):
+    with pytest.raises(PackedFileError, match=r"truncated|is not a packed model|cannot be opened"):
         PackedFile.open(path)
 
 
@@ -147,7 +149,7 @@ def test_an_entry_that_lies_is_refused_even_with_a_valid_checksum(tmp_path: Path
     struct.pack_into("<QQ", prelude, 16, len(header), new_start + len(body))
     prelude[32:64] = sha256(header).digest()
     path.write_bytes((bytes(prelude) + header).ljust(new_start, b"\0") + body)
-    with pytest.raises(PackedFileError, match="lies about|lacks or garbles|unknown format"):
+    with pytest.raises(PackedFileError, match=r"lies about|lacks or garbles|unknown format"):
         PackedFile.open(path)
 
 

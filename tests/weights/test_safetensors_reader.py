@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from pathlib import Path
 
@@ -113,16 +114,12 @@ def test_damage_gives_our_errors_only(tmp_path: Path, data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 4), "flips")):
         content[data.draw(st.integers(0, len(content) - 1), "at")] = data.draw(st.integers(0, 255), "byte")
     content = content[: data.draw(st.integers(0, len(content)), "keep")]
-    try:
+    with contextlib.suppress(CheckpointError, UnsupportedModelError):
         read(tmp_path, bytes(content))
-    except (CheckpointError, UnsupportedModelError):
-        pass
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.binary(max_size=200), st.booleans())
 def test_random_bytes_give_our_errors_only(tmp_path: Path, content: bytes, sized: bool) -> None:
-    try:
+    with contextlib.suppress(CheckpointError, UnsupportedModelError):
         read(tmp_path, len(content).to_bytes(8, "little") + content if sized else content)
-    except (CheckpointError, UnsupportedModelError):
-        pass
