@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_crush.config import Settings, load_settings
+from glm_crush.config import Settings, load_settings, pip_environment
 from glm_crush.errors import ConfigError
 
 
@@ -64,10 +64,15 @@ def test_none_unsets_an_optional_value(tmp_path: Path) -> None:
     assert load(tmp_path, file="[crush]\nthreads = 3", crush__threads="none").crush.threads is None
 
 
-def test_variables_of_hub_and_pip_are_honoured_but_ours_win(tmp_path: Path) -> None:
-    environ = {"HF_ENDPOINT": "http://a", "PIP_INDEX_URL": "http://b", "GLM_STORE_HUB_ENDPOINT": "http://c"}
+def test_variables_of_the_hub_are_honoured_but_ours_win(tmp_path: Path) -> None:
+    environ = {"HF_ENDPOINT": "http://a", "HF_TOKEN": "b", "GLM_STORE_HUB_ENDPOINT": "http://c"}
     settings = load(tmp_path, environ=environ)
-    assert (settings.store.hub_endpoint, settings.store.package_index) == ("http://c", "http://b")
+    assert (settings.store.hub_endpoint, settings.store.hub_token) == ("http://c", "b")
+
+
+def test_only_what_pip_itself_reads_is_handed_on_for_pip() -> None:
+    environ = {"PIP_INDEX_URL": "http://a", "HOME": "/root", "SECRET": "x"}
+    assert pip_environment(environ) == {"PIP_INDEX_URL": "http://a", "HOME": "/root"}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "load_settings",
+    "pip_environment",
 ]
 
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
@@ -43,7 +44,7 @@ DEFAULT_HOME = "~/.glm-crush"
 
 # Names other tools use for the same thing; our own variable wins over them.
 FOREIGN_VARIABLES: Mapping[str, str] = types.MappingProxyType(
-    {"HF_ENDPOINT": "store.hub_endpoint", "HF_TOKEN": "store.hub_token", "PIP_INDEX_URL": "store.package_index"}
+    {"HF_ENDPOINT": "store.hub_endpoint", "HF_TOKEN": "store.hub_token"}
 )
 SHORT_VARIABLES: Mapping[str, str] = types.MappingProxyType(
     {"GLM_HOME": "store.home", "GLM_FORCE_KERNELS": "crush.force_kernels"}
@@ -171,6 +172,13 @@ def load_settings(
         for name, section in _sections().items()
     }
     return Settings(origins=origins, **sections)
+
+
+def pip_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that pip's own configuration depends on, for `pypi:` names; None = the process environment."""
+    environment = os.environ if environ is None else environ
+    named = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+    return {name: value for name, value in environment.items() if name.startswith("PIP_") or name in named}
 
 
 def _from_file(config_path: Path | None, home: Path) -> Iterator[tuple[str, object, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glm_crush.models.compiler import compile_model
-from glm_crush.models.footprint import kv_bytes_per_token, weight_footprint
+from glm_crush.models.footprint import weight_footprint
 from glm_crush.weights.checkpoint import open_checkpoint
 from glm_crush.weights.inspector import explain_name, inspect_checkpoint, list_tensors
 from tests.models.tiny import tiny_checkpoint
@@ -62,11 +62,3 @@ def test_footprints_shrink_with_the_format_and_experts_are_read_in_part(tmp_path
     sizes = {name: weight_footprint(compiled, name) for name in ("q4", "q8", "bf16", "f32")}
     assert sizes["q4"].weight_bytes < sizes["q8"].weight_bytes < sizes["bf16"].weight_bytes < sizes["f32"].weight_bytes
     assert sizes["q4"].read_bytes_per_token < sizes["q4"].weight_bytes
-    assert kv_bytes_per_token(compiled, "f32") == 2 * kv_bytes_per_token(compiled, "bf16")
-
-
-def test_a_token_of_the_tiny_llama_takes_exactly_its_keys_and_values(tmp_path: Path) -> None:
-    config = open_checkpoint(tiny_checkpoint("llama", tmp_path)).config
-    compiled = compile_model(config)
-    values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
-    assert kv_bytes_per_token(compiled, "bf16") == 2 * values

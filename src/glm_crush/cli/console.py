@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["format_bytes", "format_count", "print_error", "standard_error", "standard_output", "transfer_bar"]
+__all__ = [
+    "format_age",
+    "format_bytes",
+    "format_count",
+    "print_error",
+    "print_warning",
+    "standard_error",
+    "standard_output",
+    "step_bar",
+    "transfer_bar",
+]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -60,6 +71,16 @@ def format_count(count: float) -> str:
     return f"{count:.4g} T"
 
 
+def format_age(moment: datetime) -> str:
+    """How long ago, roughly: "now", "5 minutes ago", "3 days ago"."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        count = int(seconds // length)
+        if count >= 1:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
 @contextmanager
 def transfer_bar(description: str) -> Iterator[Progress]:
     """A progress bar on standard error for `progress(what, done_bytes, total_bytes)` callbacks.
@@ -93,5 +114,33 @@ def transfer_bar(description: str) -> Iterator[Progress]:
             if what not in tasks:
                 tasks[what] = bar.add_task(f"{description} {what}".strip(), total=total)
             bar.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
+def print_warning(message: str) -> None:
+    """One yellow line on standard error."""
+    standard_error().print(f"[bold yellow]warning:[/] [yellow]{_escape(message)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def step_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error for `progress(done, total)` callbacks that count `unit`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    console = standard_error()
+    columns = (
+        TextColumn("[cyan]{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
 
         yield progress

@@ -32,12 +32,12 @@ BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
 
 
 def find_model(models: dict[str, ServedModel], name: str | None) -> ServedModel:
-    """The model a request names; none = the only or first one.
+    """The model a request names; no name and "default" are the first one.
 
     Raises:
         ModelNotFoundError: this server has no model of that name.
     """
-    if not name:
+    if not name or (name == "default" and name not in models):
         return next(iter(models.values()))
     if name not in models:
         raise ModelNotFoundError(f"the model {name!r} is not served here; there is {', '.join(models)}")

@@ -1,0 +1,39 @@
+"""What `glm serve` says when it is ready: how to talk to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from glm_crush.serving.served_model import ServedModel
+
+__all__ = ["banner"]
+
+
+def banner(url: str, model: ServedModel, *, needs_key: bool) -> RenderableType:
+    """A curl line, an OpenAI client line and the chat command, ready to be copied."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.text import Text
+
+    key = "KEY" if needs_key else "none"
+    header = " -H 'authorization: Bearer KEY'" if needs_key else ""
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    lines = (
+        ("curl", f"curl {url}/v1/chat/completions{header} -d '{body}'"),
+        ("Python", f'openai.OpenAI(base_url="{url}/v1", api_key="{key}")'),
+        ("chat", f"glm chat --url {url}{' --api-key KEY' if needs_key else ''}"),
+        ("API", f"{url}/docs"),
+    )
+    # Plain lines and no frame: a line that is copied must not carry a border with it.
+    rows = [Text.from_markup(f"  [cyan]{label:<7}[/] {escape(line)}") for label, line in lines]
+    title = Text.from_markup(
+        f"[bold green]ready[/]  [bold]{escape(model.name)}[/] at [bold]{url}[/] "
+        f"[dim]({model.context_length:,} tokens of context)[/]"
+    )
+    for row in rows:
+        row.no_wrap = True
+        row.overflow = "ignore"
+    return Group(title, *rows)

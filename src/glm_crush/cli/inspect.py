@@ -1,0 +1,193 @@
+"""`glm inspect`: what a model is, what it needs, and how fast it could be here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glm_crush.cli.options import JsonOption, ModelArgument, ThreadsOption, settings_from
+
+if TYPE_CHECKING:
+    from glm_crush.weights.checkpoint import Checkpoint
+    from glm_crush.weights.inspector import CheckpointReport
+
+__all__ = ["inspect"]
+
+_FORMATS = ("q4", "q8", "bf16", "f32")
+_CONTEXTS = (4_096, 32_768, 131_072)
+
+
+def inspect(
+    ctx: typer.Context,
+    model: ModelArgument,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain a model: name, files, licence, memory per format, and the bound on its speed here."""
+    from glm_crush.cli.models import find_model
+    from glm_crush.weights.checkpoint import open_checkpoint
+    from glm_crush.weights.inspector import inspect_checkpoint, list_tensors
+
+    path = find_model(settings_from(ctx), model)
+    checkpoint = open_checkpoint(path)
+    report = inspect_checkpoint(checkpoint)
+    facts = _facts(model, report)
+    needs = _needs(checkpoint, threads)
+    if as_json:
+        import json
+
+        listing = {"tensors": [vars(t) for t in list_tensors(checkpoint)]} if tensors else {}
+        typer.echo(json.dumps({**facts, **needs, **listing}, indent=2, default=str))
+        return
+    _print_facts(facts)
+    if "unsupported" in needs:
+        from glm_crush.cli.console import print_warning
+
+        print_warning(needs["unsupported"])
+    else:
+        _print_needs(needs)
+    if tensors:
+        _print_tensors(checkpoint)
+
+
+def _facts(name: str, report: CheckpointReport) -> dict[str, Any]:
+    from glm_crush.weights.inspector import explain_name
+
+    words = name if any(explain_name(name)) else report.path.name
+    return {
+        "model": name,
+        "path": str(report.path),
+        "format": report.format,
+        "name_says": {purpose.suffix: purpose.meaning for purpose in explain_name(words)},
+        "model_type": report.model_type,
+        "architectures": list(report.architectures),
+        "parameters": report.num_parameters,
+        "stored_types": dict(report.dtypes),
+        "vocab_size": report.vocab_size,
+        "context_length": report.context_length,
+        "chat_template": report.has_chat_template,
+        "licence": report.licence,
+        "files": {path.name: size for path, size in report.files},
+        "total_bytes": report.num_bytes,
+        "hardware": _hardware(report.format),
+    }
+
+
+def _hardware(file_format: str) -> str:
+    if file_format == "gguf":
+        return "any CPU here; NVIDIA, AMD and Apple through llama.cpp"
+    return "any CPU here; NVIDIA and AMD (ROCm) through vLLM; Apple through MLX after conversion"
+
+
+def _needs(checkpoint: Checkpoint, threads: int | None) -> dict[str, Any]:
+    """Loader, memory and roofline; or why this engine does not run the model."""
+    from glm_crush.cli.roofline import measure_bandwidth
+    from glm_crush.engine.cache_plan import kv_bytes_per_token
+    from glm_crush.engine.machine import physical_cores
+    from glm_crush.errors import ModelError
+    from glm_crush.models.compiler import compile_model
+    from glm_crush.models.footprint import weight_footprint
+
+    try:
+        compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+    except ModelError as error:
+        return {"loader": None, "unsupported": str(error)}
+    num_threads = threads or physical_cores()
+    contexts = [context for context in _CONTEXTS if context <= compiled.max_position] or [compiled.max_position]
+    formats = {}
+    for name in _FORMATS:
+        footprint = weight_footprint(compiled, name)
+        bandwidth = measure_bandwidth(footprint.read_bytes_per_token, num_threads)
+        formats[name] = {
+            "weight_bytes": footprint.weight_bytes,
+            "read_bytes_per_token": footprint.read_bytes_per_token,
+            "bandwidth_bytes_per_second": round(bandwidth),
+            "roofline_tokens_per_second": round(bandwidth / footprint.read_bytes_per_token, 1),
+        }
+    per_token = kv_bytes_per_token(compiled.program, "bf16")
+    return {
+        "loader": f"native engine, family {compiled.family}",
+        "threads": num_threads,
+        "kv_cache_bytes_per_token": per_token,
+        "kv_cache_bytes": {str(context): context * per_token for context in contexts},
+        "weights": formats,
+    }
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from glm_crush.cli.console import format_bytes, format_count, standard_output
+
+    total = sum(facts["stored_types"].values()) or 1
+    types = ", ".join(f"{kind} {100 * count / total:.0f} %" for kind, count in facts["stored_types"].items())
+    rows = [
+        ("model", facts["model"]),
+        ("path", facts["path"]),
+        ("files", f"{len(facts['files'])}, {format_bytes(facts['total_bytes'])} ({facts['format']})"),
+        ("family", f"{facts['model_type']} ({', '.join(facts['architectures']) or 'no architecture named'})"),
+        ("parameters", f"{format_count(facts['parameters'])} ({types})"),
+        ("vocabulary", f"{facts['vocab_size'] or 'not stated'}"),
+        ("context", f"{facts['context_length'] or 'not stated'} tokens"),
+        ("chat template", "yes" if facts["chat_template"] else "no: it completes text"),
+        ("licence", facts["licence"] or "not stated in the files"),
+        ("runs on", facts["hardware"]),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    for index, (suffix, meaning) in enumerate(facts["name_says"].items()):
+        table.add_row("the name says" if index == 0 else "", f"[bold]{escape(suffix)}[/]  {escape(meaning)}")
+    standard_output().print(table)
+
+
+def _print_needs(needs: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from glm_crush.cli.console import format_bytes, standard_output
+
+    console = standard_output()
+    console.print(f"\n[cyan]loader[/]  {needs['loader']}")
+    contexts = needs["kv_cache_bytes"]
+    table = Table(title=f"memory and bound on speed here ({needs['threads']} threads)", title_justify="left")
+    table.add_column("weights", style="bold")
+    table.add_column("size", justify="right")
+    for context in contexts:
+        table.add_column(f"with {int(context):,} tokens", justify="right")
+    table.add_column("read per token", justify="right")
+    table.add_column("bandwidth", justify="right")
+    table.add_column("at most", justify="right", style="green")
+    for name, row in needs["weights"].items():
+        table.add_row(
+            name,
+            format_bytes(row["weight_bytes"]),
+            *(format_bytes(row["weight_bytes"] + cache) for cache in contexts.values()),
+            format_bytes(row["read_bytes_per_token"]),
+            f"{row['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s",
+            f"{row['roofline_tokens_per_second']:,.0f} tokens/s",
+        )
+    console.print(table)
+    console.print(
+        f"[dim]The cache takes {format_bytes(needs['kv_cache_bytes_per_token'])} per token (bf16). "
+        "Speed is bounded by reading the weights once per token; bandwidth was just measured.[/]"
+    )
+
+
+def _print_tensors(checkpoint: Checkpoint) -> None:
+    from rich.table import Table
+
+    from glm_crush.cli.console import format_count, standard_output
+    from glm_crush.weights.inspector import list_tensors
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("tensor", "shape", "type", "values"):
+        table.add_column(column, justify="right" if column == "values" else "left", overflow="fold")
+    for tensor in list_tensors(checkpoint):
+        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(tensor.name, shape, tensor.dtype, format_count(tensor.num_values))
+    standard_output().print(table)

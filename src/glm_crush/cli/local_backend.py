@@ -1,0 +1,80 @@
+"""A chat backend over a model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from glm_crush.cli.backend import ReplyStats, Turn
+from glm_crush.types import SamplingParams
+
+if TYPE_CHECKING:
+    from glm_crush.cli.models import OpenModel
+    from glm_crush.engine.output import RequestDelta
+
+__all__ = ["LocalBackend"]
+
+
+class LocalBackend:
+    """Answers turns with an open model."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self._model = model
+
+    @property
+    def name(self) -> str:
+        """What the user called the model."""
+        return self._model.name
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """The publisher's sampling."""
+        return self._model.default_params
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._model.codec.chat_template is not None
+
+    def facts(self) -> dict[str, str]:
+        """Family, format, threads and context."""
+        loaded, executor = self._model.loaded, self._model.executor
+        return {
+            "model": self.name,
+            "family": loaded.compiled.family,
+            "weights": loaded.packed.header.weight_format,
+            "context": f"{self._model.max_context:,} tokens",
+            "kernels": f"{executor.kernels}, {executor.num_threads} threads",
+            "file": str(loaded.packed.path),
+        }
+
+    def reply(self, turn: Turn) -> Generator[str, None, ReplyStats]:
+        """Stream a reply; see `ChatBackend.reply`."""
+        prompt = self._encode(turn)
+        num_tokens = 0
+        last = None
+        deltas = cast("Generator[RequestDelta, None, None]", self._model.engine.stream(prompt, turn.params))
+        try:
+            for delta in deltas:
+                num_tokens += len(delta.token_ids)
+                last = delta
+                if delta.text:
+                    yield delta.text
+        finally:
+            deltas.close()
+        assert last is not None
+        assert last.stats is not None
+        return ReplyStats(
+            prompt_tokens=len(prompt),
+            cached_tokens=0,
+            completion_tokens=num_tokens,
+            time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
+            elapsed_seconds=last.stats.elapsed_seconds,
+            finish_reason=last.finish_reason,
+        )
+
+    def _encode(self, turn: Turn) -> Sequence[int]:
+        if turn.raw_prompt is not None:
+            return self._model.codec.encode(turn.raw_prompt)
+        variables: dict[str, Any] = {} if turn.thinking is None else {"enable_thinking": turn.thinking}
+        return self._model.codec.render(turn.messages, **variables)

@@ -1,0 +1,110 @@
+"""The root of the command `glm`: its verbs, its global options, and how errors are shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glm_crush.cli import (
+    bench,
+    chat,
+    config,
+    cp,
+    inspect,
+    list_models,
+    perplexity,
+    pull,
+    quantize,
+    rm,
+    run,
+    serve,
+    show,
+    version,
+)
+from glm_crush.cli.options import root_options
+
+__all__ = ["app", "main"]
+
+_EXAMPLES = """
+[bold]Examples[/]
+
+  [cyan]glm run "Why is the sky blue?"[/]  [dim]one answer, from the default model[/]
+
+  [cyan]git diff | glm run smollm2:135m "Explain"[/]  [dim]a prompt with standard input[/]
+
+  [cyan]glm chat[/]  [dim]a conversation; /? lists its commands[/]
+
+  [cyan]glm serve --port 4600[/]  [dim]the OpenAI API on this machine[/]
+
+  [cyan]glm pull hf:org/name[/]  [dim]fetch a model; then glm list, glm inspect[/]
+
+  [cyan]glm bench smollm2:135m --json[/]  [dim]how fast it is here[/]
+"""
+
+_TALK, _MODELS, _MEASURE, _SETUP = "Talk", "Models", "Measure", "Set up"
+
+app = typer.Typer(
+    name="glm",
+    help="Run language models of the GLM family, and others, on this machine.",
+    epilog=_EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Configuration file; default: GLM_HOME/config.toml.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting (see glm config show).")
+    ] = None,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run language models of the GLM family, and others, on this machine."""
+    ctx.obj = root_options(config_file, assignments or [])
+
+
+app.command("run", rich_help_panel=_TALK)(run.run)
+app.command("chat", rich_help_panel=_TALK)(chat.chat)
+app.command("serve", rich_help_panel=_TALK)(serve.serve)
+app.command("pull", rich_help_panel=_MODELS)(pull.pull)
+app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
+app.command("ls", hidden=True)(list_models.list_models)
+app.command("show", rich_help_panel=_MODELS)(show.show)
+app.command("cp", rich_help_panel=_MODELS)(cp.cp)
+app.command("rm", rich_help_panel=_MODELS)(rm.rm)
+app.command("quantize", rich_help_panel=_MODELS)(quantize.quantize)
+app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
+app.command("bench", rich_help_panel=_MEASURE)(bench.bench)
+app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
+app.add_typer(config.app, name="config", rich_help_panel=_SETUP)
+app.command("version", rich_help_panel=_SETUP)(version.version)
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line and exit code 1, misuse is exit code 2."""
+    from glm_crush.errors import GlmError
+
+    try:
+        app()
+    except GlmError as error:
+        from glm_crush.cli.console import print_error
+
+        print_error(str(error))
+        sys.exit(1)

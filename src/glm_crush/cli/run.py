@@ -1,0 +1,160 @@
+"""`glm run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glm_crush.cli.options import JsonOption, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.sampling_options import (
+    MaxTokensOption,
+    MinPOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+)
+
+if TYPE_CHECKING:
+    from glm_crush.cli.backend import ReplyStats, Turn
+    from glm_crush.cli.local_backend import LocalBackend
+
+__all__ = ["run"]
+
+
+def run(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL] [PROMPT]", help="A model and a prompt, or the prompt for the default model."),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    top_k: TopKOption = None,
+    min_p: MinPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    seed: SeedOption = None,
+    max_tokens: MaxTokensOption = None,
+    stop: StopOption = None,
+    think: Annotated[
+        bool | None, typer.Option("--think/--no-think", help="Let the model reason first, where its template can.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is made.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show token counts and speed.")] = False,
+    threads: ThreadsOption = None,
+    weight_format: WeightFormatOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer one prompt. Standard input, if it is not a terminal, goes along with the prompt."""
+    from glm_crush.cli.local_backend import LocalBackend
+    from glm_crush.cli.models import open_model
+    from glm_crush.cli.sampling_options import given_params
+
+    settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format)
+    model_name, prompt = _model_and_prompt(words or [], settings.model.name)
+    with open_model(settings, model_name) as model:
+        backend = LocalBackend(model)
+        params = given_params(
+            backend.default_params,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop=stop,
+        )
+        turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think)
+        if as_json or not stream:
+            _print_whole(backend, turn, as_json=as_json, verbose=verbose, load_seconds=model.load_seconds)
+        else:
+            _print_stream(backend, turn, verbose=verbose, load_seconds=model.load_seconds)
+
+
+def _model_and_prompt(words: list[str], default_model: str) -> tuple[str, str]:
+    """Sort out what was given: a model, a prompt, both, or a prompt on standard input.
+
+    Raises:
+        typer.BadParameter: nothing to answer.
+    """
+    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    match words:
+        case [model, *prompt] if prompt:
+            text = " ".join(prompt)
+        case [only] if piped.strip() and _looks_like_model(only):
+            model, text = only, ""
+        case [only]:
+            model, text = default_model, only
+        case _:
+            model, text = default_model, ""
+    prompt_text = f"{text}\n\n{piped.strip()}" if text and piped.strip() else text or piped.strip()
+    if not prompt_text.strip():
+        raise typer.BadParameter('give a prompt: glm run "Why is the sky blue?" (or glm chat)', param_hint="PROMPT")
+    return model, prompt_text
+
+
+def _looks_like_model(word: str) -> bool:
+    """One word beside piped text is a model if it could be one: no blanks, and a colon, a slash or a suffix."""
+    return not any(character.isspace() for character in word) and any(mark in word for mark in (":", "/", "."))
+
+
+def _turn(backend: LocalBackend, prompt: str, *, system: str | None, raw: bool, **rest: Any) -> Turn:
+    from glm_crush.cli.backend import Turn
+    from glm_crush.cli.console import print_warning
+    from glm_crush.types import Message
+
+    if not raw and not backend.can_chat:
+        print_warning(f"{backend.name} has no chat template: it completes the prompt as text (--raw says so)")
+        raw = True
+    if raw:
+        if system:
+            raise typer.BadParameter("a raw prompt has no system prompt", param_hint="--system")
+        return Turn(raw_prompt=prompt, **rest)
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    return Turn(messages=[*messages, {"role": "user", "content": prompt}], **rest)
+
+
+def _print_stream(backend: LocalBackend, turn: Turn, *, verbose: bool, load_seconds: float) -> None:
+    from glm_crush.cli.reply_view import print_reply, print_stats
+
+    _, stats = print_reply(backend.reply(turn), sys.stdout)
+    if stats is None:
+        raise typer.Exit(130)
+    _warn_of_limit(stats)
+    if verbose:
+        print_stats(stats, load_seconds=load_seconds)
+
+
+def _print_whole(backend: LocalBackend, turn: Turn, *, as_json: bool, verbose: bool, load_seconds: float) -> None:
+    from glm_crush.cli.reply_view import collect_reply, print_stats
+
+    text, stats = collect_reply(backend.reply(turn))
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        rates = {
+            "prefill_tokens_per_second": stats.prefill_tokens_per_second,
+            "decode_tokens_per_second": stats.decode_tokens_per_second,
+        }
+        reply = {"model": backend.name, "text": text, **asdict(stats), **rates, "load_seconds": load_seconds}
+        typer.echo(json.dumps(reply, ensure_ascii=False))
+        return
+    typer.echo(text)
+    _warn_of_limit(stats)
+    if verbose:
+        print_stats(stats, load_seconds=load_seconds)
+
+
+def _warn_of_limit(stats: ReplyStats) -> None:
+    from glm_crush.cli.console import print_warning
+
+    if stats.finish_reason == "length":
+        print_warning("the answer reached its limit (--max-tokens)")

@@ -1,0 +1,73 @@
+"""`glm serve`: the OpenAI API over one model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from glm_crush.cli.options import KvDtypeOption, ThreadsOption, WeightFormatOption, settings_from
+
+__all__ = ["serve"]
+
+
+def serve(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="A store name or a path; default: the default model.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0 = any free one.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", help="Key that clients must send; needed off loopback.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What clients call the model.")] = None,
+    context_length: Annotated[
+        str | None, typer.Option("--context", "-c", metavar="TOKENS", help="Longest prompt and reply, e.g. 8k.")
+    ] = None,
+    kv_cache_tokens: Annotated[
+        str | None,
+        typer.Option("--kv-cache", metavar="TOKENS", help="Tokens all requests together may keep, e.g. 64k."),
+    ] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", min=1, help="Requests run together.")] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option("--max-num-batched-tokens", min=1, help="Tokens one step may compute.")
+    ] = None,
+    threads: ThreadsOption = None,
+    weight_format: WeightFormatOption = None,
+    kv_dtype: KvDtypeOption = None,
+) -> None:
+    """Serve a model with the OpenAI API: chat completions, completions, models.
+
+    Ctrl-C stops: running requests may finish first.
+    """
+    from glm_crush.cli.console import standard_error
+    from glm_crush.cli.models import find_model, load_packed
+    from glm_crush.serving.app import create_app
+    from glm_crush.serving.local_model import serve_loaded_model
+    from glm_crush.serving.server import bind, check_exposure, run_server
+
+    settings = settings_from(
+        ctx,
+        api__host=host,
+        api__port=port,
+        api__key=api_key,
+        model__context_length=context_length,
+        crush__kv_cache_tokens=kv_cache_tokens,
+        crush__max_num_seqs=max_num_seqs,
+        crush__max_num_batched_tokens=max_num_batched_tokens,
+        crush__threads=threads,
+        crush__weight_format=weight_format,
+        crush__kv_dtype=kv_dtype,
+    )
+    check_exposure(settings.api)
+    wanted = model or settings.model.name
+    with bind(settings.api) as bound:
+        loaded = load_packed(settings, find_model(settings, wanted))
+        served, engine = serve_loaded_model(name or wanted, loaded, settings)
+        app = create_app([served], settings.api, on_shutdown=engine.close)
+
+        def ready(url: str) -> None:
+            from glm_crush.cli.banner import banner
+
+            standard_error().print(banner(url, served, needs_key=settings.api.key is not None))
+
+        run_server(app, bound, settings.api, on_ready=ready)
