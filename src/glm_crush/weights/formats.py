@@ -25,7 +25,7 @@ from glm_crush.weights.layout import (
     padding_code,
 )
 from glm_crush.weights.plan import WEIGHT_FORMATS
-from glm_crush.weights.quantize import quantize_q4, quantize_q4a, quantize_q8, quantize_q8g
+from glm_crush.weights.quantize import check_finite, quantize_q4, quantize_q4a, quantize_q8, quantize_q8g
 from glm_crush.weights.source_tensor import SourceTensor
 
 __all__ = ["Rows", "choose_format", "float_rows", "interleave_rows", "join_rows", "pack_any", "source_rows"]
@@ -83,12 +83,15 @@ def source_rows(tensor: SourceTensor, weight_format: str, start: int, stop: int)
         blocks = tensor.blocks(start, stop)
         widened = None if blocks is None else _widened(blocks, weight_format)
         if widened is not None:
+            check_finite(widened.scales)
+            if widened.mins is not None:
+                check_finite(widened.mins)
             return widened
     return float_rows(tensor.rows(start, stop), weight_format)
 
 
 def float_rows(values: Float32, weight_format: str) -> Rows:
-    """Float rows in a format, quantised if need be."""
+    """Float rows in a format, quantised if need be. Raises ValueError when a weight is not finite."""
     assert weight_format in FORMATS, weight_format
     if weight_format == "q4":
         return quantize_q4(values)
@@ -96,7 +99,10 @@ def float_rows(values: Float32, weight_format: str) -> Rows:
         return quantize_q4a(values)
     if weight_format == "q8g":
         return quantize_q8g(values)
-    return quantize_q8(values) if weight_format == "q8" else values
+    if weight_format == "q8":
+        return quantize_q8(values)
+    check_finite(values)
+    return values
 
 
 def _widened(blocks: QuantBlocks, weight_format: str) -> QuantBlocks | None:

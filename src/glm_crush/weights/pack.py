@@ -31,6 +31,7 @@ from glm_crush.weights.formats import (
 from glm_crush.weights.layout import PANEL_ROWS, ROW_ALIGN
 from glm_crush.weights.packed_file import PackedEntry, PackedHeader, linear_entry, vector_entry, write_packed
 from glm_crush.weights.plan import LinearPlan, Source, VectorPlan, WeightPlan
+from glm_crush.weights.quantize import check_finite
 from glm_crush.weights.source_tensor import SourceTensor
 
 __all__ = ["Progress", "pack_checkpoint"]
@@ -125,7 +126,8 @@ class _Slab:
 
     def convert(self) -> npt.NDArray[Any]:
         try:
-            return self.make()
+            with np.errstate(all="ignore"):  # what is not finite is refused, not warned about
+                return self.make()
         except ValueError as error:  # the quantiser does not know what it quantises
             raise CheckpointError(f"packing {self.name!r}: {error}") from error
 
@@ -183,8 +185,7 @@ class _VectorJob:
         if values.size != self.entry.nbytes // 4:
             names = ", ".join(tensor.name for tensor in self.tensors)
             raise CheckpointError(f"{names}: {values.size} values where {self.plan.shape} is due")
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{self.tensors[0].name!r} holds a value that is not finite")
+        check_finite(values)
         return values + np.float32(self.plan.add)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from glm_crush.weights.layout import GROUP, QuantBlocks, RowQuant
 
-__all__ = ["quantize_q4", "quantize_q4a", "quantize_q8", "quantize_q8g"]
+__all__ = ["check_finite", "quantize_q4", "quantize_q4a", "quantize_q8", "quantize_q8g"]
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -82,7 +82,7 @@ def quantize_q8(values: Float32) -> RowQuant:
         ValueError: a value is not finite.
     """
     largest = np.abs(values).max(axis=1, initial=0)
-    _check_range(largest, np.inf)
+    check_finite(largest, np.inf)
     scales = (largest / np.float32(127)).astype(np.float32)
     return RowQuant(_codes(values, scales, 127, 128), scales)
 
@@ -151,11 +151,12 @@ def _groups(values: Float32) -> tuple[Float32, int]:
     padded = values if cols % GROUP == 0 else np.pad(values, ((0, 0), (0, -cols % GROUP)))
     groups = np.ascontiguousarray(padded, np.float32).reshape(-1, GROUP)
     for part in _slices(len(groups)):
-        _check_range(groups[part], _LARGEST_FLOAT16)
+        check_finite(groups[part], _LARGEST_FLOAT16)
     return groups, cols
 
 
-def _check_range(values: npt.NDArray[Any], limit: float) -> None:
+def check_finite(values: npt.NDArray[Any], limit: float = np.inf) -> None:
+    """Raises ValueError when a value is NaN, infinite or not below `limit` in size."""
     largest = float(np.abs(values).max(initial=0))
     if not largest < limit:  # also true of NaN
         raise ValueError(f"a weight of {largest} cannot be quantised; weights must be finite and below {limit}")

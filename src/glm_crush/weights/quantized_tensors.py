@@ -54,10 +54,12 @@ class ScaledTensor(SourceTensor):
 
     def rows(self, start: int, stop: int) -> Float32:
         values = _fp8_values(self.dtype)[self._data[start:stop]] if self.dtype != "I8" else self._data[start:stop]
-        if self._block is None:
-            return (values * self._scale[start:stop]).astype(np.float32, copy=False)
-        scale = self._scale[np.arange(start, stop) // self._block[0]]
-        return (values * np.repeat(scale, self._block[1], axis=1)[:, : self.shape[1]]).astype(np.float32, copy=False)
+        scale = self._scale[start:stop]
+        if self._block is not None:
+            scale = self._scale[np.arange(start, stop) // self._block[0]]
+            scale = np.repeat(scale, self._block[1], axis=1)[:, : self.shape[1]]
+        with np.errstate(all="ignore"):  # the packer refuses what is not finite
+            return (values * scale).astype(np.float32, copy=False)
 
 
 class GroupQuantTensor(SourceTensor):
@@ -102,7 +104,8 @@ class GroupQuantTensor(SourceTensor):
     def rows(self, start: int, stop: int) -> Float32:
         scales, zeros = self._scales(start, stop), self._zeros(start, stop).astype(np.float32)
         index = np.arange(self.shape[1]) // self.group if self.column_group is None else self.column_group
-        return (self._codes(start, stop).astype(np.float32) - zeros[:, index]) * scales[:, index]
+        with np.errstate(all="ignore"):  # the packer refuses what is not finite
+            return (self._codes(start, stop).astype(np.float32) - zeros[:, index]) * scales[:, index]
 
     def blocks(self, start: int = 0, stop: int | None = None) -> QuantBlocks | None:
         """Codes unchanged; scales, and minima `-scale * zero`, rounded to float16."""

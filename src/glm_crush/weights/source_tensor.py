@@ -63,7 +63,8 @@ class DenseTensor(SourceTensor):
         part = self._data[start:stop] if self.shape else self._data.reshape(1)
         if self.dtype == "BF16":
             return bfloat16_bits_to_float32(np.ascontiguousarray(part))
-        return part.astype(np.float32)
+        with np.errstate(over="ignore"):  # F64 beyond float32 becomes inf, which the packer refuses
+            return part.astype(np.float32)
 
 
 class RowMappedTensor(SourceTensor):
