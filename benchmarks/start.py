@@ -2,7 +2,7 @@
 
 `glm serve` is started on a free port with SmolLM2-135M already packed; the clock runs from the spawn to the first
 answer of /health and to the first token of a completion. Memory is what is resident then, in the server and its
-children, without the mapped weight file and without the KV cache.
+children, without the mapped weight file and the KV cache.
 """
 
 from __future__ import annotations
@@ -72,22 +72,30 @@ def process_tree(pid: int) -> list[int]:
     return [pid, *(grandchild for child in children for grandchild in process_tree(int(child)))]
 
 
-def resident_without_weights(pid: int) -> int:
-    """Bytes resident (shared pages by share) in a process tree, without mapped `.glm` and `.gguf` files."""
+def resident_beyond_model(pid: int) -> int:
+    """Bytes resident (shared pages by share) in a process tree, without weight files and KV cache.
+
+    The KV cache is the largest anonymous mapping of the process that has one; other processes hold none of 64 MiB.
+    """
     total = 0
     for member in process_tree(pid):
-        name = ""
+        name, size, cache, cache_size = "", 0, 0, 64 << 20
         for line in Path(f"/proc/{member}/smaps").read_text().splitlines():
             first, *rest = line.split(maxsplit=5)
             if first == "Pss:" and not name.endswith((".glm", ".gguf")):
-                total += int(rest[0]) * 1024
+                resident = int(rest[0]) * 1024
+                total += resident
+                if not name and size > cache_size:
+                    cache, cache_size = resident, size
             elif not first.endswith(":"):
-                name = rest[4] if len(rest) > 4 else ""
+                start, end = (int(address, 16) for address in first.split("-"))
+                name, size = (rest[4] if len(rest) > 4 else ""), end - start
+        total -= cache
     return total
 
 
 def measure(command: list[str], port: int) -> tuple[float, float, int]:
-    """Seconds to ready and to the first token, and resident bytes without the weight file."""
+    """Seconds to ready and to the first token, and resident bytes beyond weights and KV cache."""
     base = f"http://127.0.0.1:{port}"
     start = time.perf_counter()
     with server(command) as process:
@@ -95,7 +103,7 @@ def measure(command: list[str], port: int) -> tuple[float, float, int]:
         ready = time.perf_counter() - start
         complete(base)
         first_token = time.perf_counter() - start
-        return ready, first_token, resident_without_weights(process.pid)
+        return ready, first_token, resident_beyond_model(process.pid)
 
 
 def main() -> None:
@@ -119,9 +127,9 @@ def main() -> None:
         print(f"{name:<13} ready {ready} s, first token {first_token} s, resident {resident.median / 1e6:.0f} MB")
     ready, first_token, resident = (Spread.of(column) for column in zip(*samples["glm serve"], strict=True))
     print(f"\nfirst token under {MAX_SECONDS} s: {'met' if first_token.median < MAX_SECONDS else 'NOT met'}")
-    print(f"beyond weights, server, KV cache as touched: {resident.median / 1e6:.0f} MB")
+    print(f"beyond weights and KV cache, server:       {resident.median / 1e6:.0f} MB")
     beyond = bench["peak_resident_bytes"] - bench["weight_bytes"] - bench["kv_cache_bytes"]
-    print(f"beyond weights and KV cache, `glm bench`:    {beyond / 1e6:.0f} MB")
+    print(f"beyond weights and KV cache, `glm bench`:  {beyond / 1e6:.0f} MB")
     print(f"under {MAX_BYTES / 1e6:.0f} MB: {'met' if max(beyond, resident.median) < MAX_BYTES else 'NOT met'}")
 
 
