@@ -21,7 +21,6 @@ from glm_crush.weights.web_client import InterruptedTransferError, WebClient, ch
 
 __all__ = ["Progress", "RemoteFile", "TransferProgress", "WebClient", "fetch"]
 
-_CHUNK = 1 << 20
 _RESERVE = 64 << 20  # left free on the disk, so that a download never fills it
 
 
@@ -90,7 +89,7 @@ def _attempt(web: WebClient, part: PartialFile, progress: Progress | None) -> No
             raise DownloadError(f"{shown(url)}: the server compresses the file although it was asked not to")
         total = part.begin(response)
         _check_disk(part, total)
-        for chunk in response.iter_raw(_CHUNK):
+        for chunk in response.iter_raw():  # unbuffered: what has arrived is kept when the connection drops
             part.write(chunk, total)
             if progress is not None:
                 progress(TransferProgress(part.remote.path, part.size, total))

@@ -19,6 +19,7 @@ from glm_crush.errors import ConfigError
 __all__ = ["DEFAULT_INDEX", "PipSettings", "pip_settings"]
 
 DEFAULT_INDEX = "https://pypi.org/simple"
+_SYSTEM_FILE = Path("/etc/pip.conf")
 _KEYS = ("index-url", "extra-index-url", "cert", "no-index")
 
 
@@ -35,18 +36,21 @@ class PipSettings:
     cert: str | None = None
 
 
-def pip_settings(environ: Mapping[str, str], *, prefix: str = sys.prefix) -> PipSettings:
+def pip_settings(
+    environ: Mapping[str, str], *, prefix: str = sys.prefix, system_file: Path = _SYSTEM_FILE
+) -> PipSettings:
     """Read pip's settings.
 
     Args:
         environ: HOME, XDG_CONFIG_HOME, XDG_CONFIG_DIRS, PIP_CONFIG_FILE, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_CERT.
         prefix: of the Python environment, whose pip.conf counts too.
+        system_file: the machine's own configuration.
 
     Raises:
         ConfigError: a configuration file is malformed; names it.
     """
     found: dict[str, str] = {}
-    for path in _files(environ, prefix):
+    for path in _files(environ, prefix, system_file):
         found |= _read(path)
     for key in _KEYS:
         value = environ.get("PIP_" + key.replace("-", "_").upper())
@@ -58,13 +62,13 @@ def pip_settings(environ: Mapping[str, str], *, prefix: str = sys.prefix) -> Pip
     return PipSettings(tuple(url.rstrip("/") for url in urls), found.get("cert"))
 
 
-def _files(environ: Mapping[str, str], prefix: str) -> Iterator[Path]:
+def _files(environ: Mapping[str, str], prefix: str, system_file: Path) -> Iterator[Path]:
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return
     for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep):
         yield Path(folder, "pip", "pip.conf")
-    yield Path("/etc/pip.conf")
+    yield system_file
     if home := environ.get("HOME"):
         yield Path(home, ".pip", "pip.conf")
         yield Path(environ.get("XDG_CONFIG_HOME") or Path(home, ".config"), "pip", "pip.conf")
