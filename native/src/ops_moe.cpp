@@ -17,7 +17,8 @@ void softmax(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] /= sum;
 }
 
-// Groups that do not make the cut get a choice score of 0, as the published routers do.
+// Experts of groups that do not make the cut cannot be chosen, however low the rest score (a correction bias may be
+// negative). Older routers masked with 0 instead; transformers and vLLM mask with minus infinity.
 void mask_groups(float* choice, const MoeOp& op) {
   const int size = op.num_experts / op.n_group;
   std::vector<std::pair<float, int>> groups;
@@ -36,7 +37,7 @@ void mask_groups(float* choice, const MoeOp& op) {
   std::stable_sort(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   for (int i = op.topk_group; i < op.n_group; ++i) {
     const int g = groups[static_cast<size_t>(i)].second;
-    std::fill(choice + g * size, choice + (g + 1) * size, 0.0f);
+    std::fill(choice + g * size, choice + (g + 1) * size, -std::numeric_limits<float>::infinity());
   }
 }
 

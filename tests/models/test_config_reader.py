@@ -65,6 +65,13 @@ def test_a_malformed_value_is_named_with_its_limits(overrides: dict[str, object]
         compile_model(tiny_config("llama", **overrides))
 
 
+def test_experts_must_fill_their_groups() -> None:
+    with pytest.raises(CheckpointError, match="n_group is 3; it must be a divisor of the 8 experts"):
+        compile_model(tiny_config("glm4_moe", n_group=3))
+    with pytest.raises(CheckpointError, match=r"num_experts_per_tok is 3; it must be a whole number in \[1, 2\]"):
+        compile_model(tiny_config("glm4_moe", n_group=4, topk_group=1))
+
+
 @pytest.mark.parametrize(
     ("family", "overrides", "message"),
     [

@@ -198,7 +198,7 @@ class MixtureOfExperts:
     """Route each token to `top_k` experts and add their weighted outputs to `out`.
 
     Router (float32): `s = softmax|sigmoid(norm(x) @ router.T)`; choose the `top_k` largest of
-    `s + router_bias` (after keeping `topk_group` of `n_group` groups by the sum of their two best);
+    `s + router_bias` (among the `topk_group` of `n_group` groups with the largest sum of their two best);
     weights are the unbiased `s`, divided by their sum (+1e-20) if `normalize`, times `scale`.
     Ties go to the lower expert index. Each token adds its experts in ascending expert index.
 

@@ -57,16 +57,19 @@ def read_experts(reader: ConfigReader) -> SparseMoE:
     num_experts = reader.integer("n_routed_experts", reader.optional_integer("num_local_experts"), maximum=MAX_EXPERTS)
     num_shared = reader.integer("n_shared_experts", 1, minimum=0)
     n_group = reader.integer("n_group", 1, maximum=num_experts)
+    if num_experts % n_group:
+        raise reader.malformed("n_group", n_group, f"a divisor of the {num_experts} experts")
+    topk_group = reader.integer("topk_group", 1, maximum=n_group)
     return SparseMoE(
         num_experts=num_experts,
-        top_k=reader.integer("num_experts_per_tok", maximum=num_experts),
+        top_k=reader.integer("num_experts_per_tok", maximum=topk_group * (num_experts // n_group)),
         intermediate_size=size,
         scoring="sigmoid",
         normalize=reader.flag("norm_topk_prob", True),
         scale=reader.positive("routed_scaling_factor", 1.0),
         has_router_bias=True,
         n_group=n_group,
-        topk_group=reader.integer("topk_group", 1, maximum=n_group),
+        topk_group=topk_group,
         shared=GatedMLP(size * num_shared, name="mlp.shared_experts") if num_shared else None,
     )
 
