@@ -27,34 +27,25 @@ class PagedKeys:
     def attend(self, variant: str, kv_dtype: str, queries: np.ndarray, spans: np.ndarray, **options: int) -> tuple:
         """Runs one chunk; spans is [rows, 2] of first and last key; returns m, l, o of the chunk."""
         rows, stored = len(queries), -(-self.values.shape[2] // 16) * 16
-        m, l, o = (np.full(shape, 9, np.float32) for shape in ((rows,), (rows,), (rows, stored)))
+        out = {"m": (rows,), "l": (rows,), "o": (rows, stored)}
+        out = {name: np.full(shape, 9, np.float32) for name, shape in out.items()}
         first, last = (np.ascontiguousarray(spans[:, i], np.int32) for i in (0, 1))
-        options = {"kv_head": 0, "chunk_begin": 0, "chunk_end": min(CHUNK, len(self.keys)), **options}
+        options = {"kv_head": 0, "chunk_begin": 0, "chunk_end": min(CHUNK, len(self.keys)), "scale": SCALE, **options}
         arrays = (self.keys, self.values, self.blocks)
-        kernels.attention(
-            variant,
-            kv_dtype,
-            *arrays,
-            queries=queries,
-            scale=SCALE,
-            first_key=first,
-            last_key=last,
-            m=m,
-            l=l,
-            o=o,
-            **options,
-        )
-        return m, l, o[:, : self.values.shape[2]]
+        kernels.attention(variant, kv_dtype, *arrays, queries=queries, first_key=first, last_key=last, **out, **options)
+        output, padding = np.split(out["o"], [self.values.shape[2]], axis=1)
+        assert not padding.any()
+        return out["m"], out["l"], output
 
 
 SCALE = 0.125 * np.log2(np.e)
 
 
 def softmax_chunk(
-    keys: np.ndarray, values: np.ndarray, queries: np.ndarray, spans: np.ndarray, begin: int, end: int, kv_dtype: str
+    cache: PagedKeys, head: int, queries: np.ndarray, spans: np.ndarray, begin: int, end: int, kv_dtype: str
 ) -> tuple:
     """Float64 m, l, o of keys [begin, end); scores are in units of log 2."""
-    queries = queries * np.float32(SCALE)
+    keys, values, queries = cache.keys[:, head], cache.values[:, head], queries * np.float32(SCALE)
     if kv_dtype == "bf16":
         keys, values, queries = round_to_bfloat16(keys), round_to_bfloat16(values), round_to_bfloat16(queries)
     scores = queries.astype(np.float64) @ keys[begin:end].T.astype(np.float64)
@@ -81,7 +72,7 @@ def test_attention_matches_numpy_for_every_head_size(variant, kv_dtype, key_dim,
     cache = PagedKeys(75, 2, key_dim, value_dim)
     queries, spans = queries_for(5, key_dim), np.array([[0, 75], [0, 74], [3, 33], [0, 1], [70, 75]])
     for head in (0, 1):
-        wanted = softmax_chunk(cache.keys[:, head], cache.values[:, head], queries, spans, 0, 75, kv_dtype)
+        wanted = softmax_chunk(cache, head, queries, spans, 0, 75, kv_dtype)
         assert_chunk(cache.attend(variant, kv_dtype, queries, spans, kv_head=head), wanted)
 
 
@@ -93,7 +84,7 @@ def test_attention_matches_numpy_for_every_number_of_rows_and_keys(variant, kv_d
     """Rows are query heads of one kv head times tokens: 3, 4 and 12 heads for one are among the counts."""
     cache, queries = PagedKeys(context, 1, 64, 64), queries_for(rows, 64)
     spans = np.stack([np.zeros(rows), np.maximum(1, context - np.arange(rows)[::-1])], axis=1)
-    wanted = softmax_chunk(cache.keys[:, 0], cache.values[:, 0], queries, spans, 0, context, kv_dtype)
+    wanted = softmax_chunk(cache, 0, queries, spans, 0, context, kv_dtype)
     assert_chunk(cache.attend(variant, kv_dtype, queries, spans), wanted)
 
 
@@ -102,12 +93,13 @@ def test_attention_matches_numpy_for_every_number_of_rows_and_keys(variant, kv_d
 def test_a_window_hides_earlier_keys_and_a_row_without_keys_gives_nothing(variant, kv_dtype):
     cache, queries = PagedKeys(300, 1, 32, 32), queries_for(4, 32)
     spans = np.array([[290, 300], [100, 280], [0, 256], [10, 200]])
-    m, l, o = cache.attend(variant, kv_dtype, queries, spans, chunk_begin=256, chunk_end=300)
-    wanted = softmax_chunk(cache.keys[:, 0], cache.values[:, 0], queries, spans, 256, 300, kv_dtype)
-    assert_chunk((m[:2], l[:2], o[:2]), tuple(part[:2] for part in wanted))
-    assert np.isneginf(m[2:]).all()
-    assert l[2:].tolist() == [0, 0]
-    assert not o[2:].any()
+    chunk = cache.attend(variant, kv_dtype, queries, spans, chunk_begin=256, chunk_end=300)
+    wanted = softmax_chunk(cache, 0, queries, spans, 256, 300, kv_dtype)
+    assert_chunk(tuple(part[:2] for part in chunk), tuple(part[:2] for part in wanted))
+    largest, total, output = (part[2:] for part in chunk)
+    assert np.isneginf(largest).all()
+    assert total.tolist() == [0, 0]
+    assert not output.any()
 
 
 @variants
@@ -115,9 +107,9 @@ def test_a_window_hides_earlier_keys_and_a_row_without_keys_gives_nothing(varian
 def test_a_row_is_bit_equal_whatever_shares_its_tile_and_however_far_the_chunk_reaches(variant, kv_dtype):
     cache, queries = PagedKeys(200, 1, 80, 48), queries_for(32, 80)
     spans = np.stack([np.arange(32), 40 + 5 * np.arange(32)], axis=1)
+    ends = spans[:, 1].tolist()
     alone = [
-        cache.attend(variant, kv_dtype, queries[i : i + 1], spans[i : i + 1], chunk_end=int(spans[i, 1]))
-        for i in range(32)
+        cache.attend(variant, kv_dtype, queries[i : i + 1], spans[i : i + 1], chunk_end=ends[i]) for i in range(32)
     ]
     for rows in (2, 3, 4, 5, 7, 8, 12, 16, 31, 32):
         together = cache.attend(variant, kv_dtype, queries[:rows], spans[:rows])

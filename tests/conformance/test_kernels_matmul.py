@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glm_crush.kernels._native import kernels
-from glm_crush.kernels.reference_math import gated_activation
+from glm_crush.kernels.reference_math import gated_activation, round_to_bfloat16
 from glm_crush.weights.layout import (
     FORMATS,
     QuantBlocks,
@@ -85,21 +85,28 @@ def assert_close(actual: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @variants
-@formats
-@pytest.mark.parametrize("cols", [32, 96, 576])
+@pytest.mark.parametrize("fmt", ["q4", "q4a", "q8g", "q8"])
+@pytest.mark.parametrize("cols", [1, 31, 96, 100, 576])
 def test_prepared_activations_keep_the_precision_of_each_group(variant, fmt, cols):
-    """Integer formats round each group of 32 to steps of at most 2/127 of its largest value (2^-16 of the row's at least)."""
-    x = activations(5, cols)
-    seen = prepared(variant, fmt, x)
-    if fmt == "f32":
-        np.testing.assert_array_equal(seen, x)
-    elif fmt == "bf16":
-        np.testing.assert_allclose(seen, x, rtol=2**-8)
-    else:
-        grouped, difference = (a.reshape(5, -1, 32) for a in (x, np.abs(seen - x)))
-        largest = np.abs(grouped).max(axis=-1, keepdims=True)
-        row_largest = np.abs(x).max(axis=-1)[:, None, None]
-        assert (difference <= 1.001 * np.maximum(largest, row_largest * 2**-15) / 127).all()
+    """A value is off by half a step at most, and a step is at most 2/127 of its group's largest value."""
+    x = np.zeros((5, padded(cols)), np.float32)
+    x[:, :cols] = activations(5, cols)
+    seen = np.zeros_like(x)
+    seen[:, :cols] = prepared(variant, fmt, x[:, :cols].copy())
+    grouped, difference = (a.reshape(5, -1, 32) for a in (x, np.abs(seen - x)))
+    largest = np.abs(grouped).max(axis=-1, keepdims=True)
+    row_largest = np.abs(x).max(axis=-1)[:, None, None]
+    assert (difference <= 1.001 * np.maximum(largest, row_largest * 2**-15) / 127).all()
+
+
+@variants
+def test_prepared_bf16_is_rounded_to_nearest_even_and_f32_untouched(variant):
+    """1 + 2^-8 and 1 + 3 * 2^-8 lie half-way: the even neighbours are 1 and 1 + 2^-6."""
+    x = np.append(activations(1, 64), np.array([[1 + 2**-8, 1 + 3 * 2**-8]], np.float32), axis=1)
+    seen = prepared(variant, "bf16", x)
+    assert seen[0, -2:].tolist() == [1.0, 1.015625]
+    np.testing.assert_array_equal(seen, round_to_bfloat16(x))
+    np.testing.assert_array_equal(prepared(variant, "f32", x), x)
 
 
 @variants

@@ -118,11 +118,10 @@ inline void softmax_row(const Chunk& chunk, int row) {
   float m = kMinusInfinity;
   for (int i = 0; i < kLanes; ++i) m = std::max(m, max[i]);
   chunk.args.m[row] = m;
-  const float base = m == kMinusInfinity ? 0.0f : m;  // no key at all: every p is 2^-infinity = 0
   Floats sums[kPieces] = {};
   for (int i = 0; i < padded; i += kPanelRows)
     for (int p = 0; p < kPieces; ++p) {
-      const Floats probability = exp2_nonpositive(load<Floats>(scores + i + p * kLanes) - base);
+      const Floats probability = exp2_nonpositive(load<Floats>(scores + i + p * kLanes) - m);
       store(scores + i + p * kLanes, probability);
       sums[p] += probability;
     }

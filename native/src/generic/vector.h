@@ -122,27 +122,27 @@ GLM_INLINE Floats exponential(Floats x) {
   const Floats n = shifted - 12582912.0f;
   const Floats r = x - n * 0.693359375f - n * -2.12194440e-4f;
   Floats p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  p = multiply_add(p, r, splat(1.3981999507e-3f));
+  p = multiply_add(p, r, splat(8.3334519073e-3f));
+  p = multiply_add(p, r, splat(4.1665795894e-2f));
+  p = multiply_add(p, r, splat(1.6666665459e-1f));
+  p = multiply_add(p, r, splat(5.0000001201e-1f));
+  p = multiply_add(p, r * r, r) + 1.0f;
   return as_floats(as_ints(p) + (as_ints(shifted) << 23));
 }
 
-// 2^x for x <= 0, relative error 2e-7; 0 below -126 and for -infinity.
+// 2^x for x <= 0, relative error 2e-7; 0 below -126, for -infinity and for NaN.
 GLM_INLINE Floats exp2_nonpositive(Floats x) {
   const Floats z = maximum(x, splat(-126.0f));
   const Floats shifted = z + 12582912.0f;
   const Floats r = z - (shifted - 12582912.0f);
   Floats p = splat(1.535336188319500e-4f);  // Cephes exp2f
-  p = p * r + 1.339887440266574e-3f;
-  p = p * r + 9.618437357674640e-3f;
-  p = p * r + 5.550332471162809e-2f;
-  p = p * r + 2.402264791363012e-1f;
-  p = p * r + 6.931472028550421e-1f;
-  p = p * r + 1.0f;
+  p = multiply_add(p, r, splat(1.339887440266574e-3f));
+  p = multiply_add(p, r, splat(9.618437357674640e-3f));
+  p = multiply_add(p, r, splat(5.550332471162809e-2f));
+  p = multiply_add(p, r, splat(2.402264791363012e-1f));
+  p = multiply_add(p, r, splat(6.931472028550421e-1f));
+  p = multiply_add(p, r, splat(1.0f));
   return as_floats((as_ints(p) + (as_ints(shifted) << 23)) & (x >= splat(-126.0f)));
 }
 
