@@ -60,9 +60,13 @@ def queries_for(rows: int, dim: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
 
 
-def assert_chunk(actual: tuple, wanted: tuple) -> None:
+def assert_chunk(variant: str, kv_dtype: str, actual: tuple, wanted: tuple) -> None:
+    """Float32 sums, except that AVX-512 rounds probabilities to bf16 before it multiplies them with bf16 values."""
     for name, a, w in zip("mlo", actual, wanted, strict=True):
-        np.testing.assert_allclose(a, w, rtol=2e-5, atol=2e-5, err_msg=name)
+        is_rounded = name == "o" and (variant, kv_dtype) == ("avx512_vnni", "bf16")
+        # Values are below 4 and each probability is off by 2^-9 of itself at most.
+        slack = 4 * 2**-9 * np.asarray(wanted[1])[:, None] if is_rounded else 2e-5
+        assert (np.abs(a - w) <= 2e-5 * np.abs(w) + slack).all(), (name, np.abs(a - w).max())
 
 
 @variants
@@ -73,7 +77,7 @@ def test_attention_matches_numpy_for_every_head_size(variant, kv_dtype, key_dim,
     queries, spans = queries_for(5, key_dim), np.array([[0, 75], [0, 74], [3, 33], [0, 1], [70, 75]])
     for head in (0, 1):
         wanted = softmax_chunk(cache, head, queries, spans, 0, 75, kv_dtype)
-        assert_chunk(cache.attend(variant, kv_dtype, queries, spans, kv_head=head), wanted)
+        assert_chunk(variant, kv_dtype, cache.attend(variant, kv_dtype, queries, spans, kv_head=head), wanted)
 
 
 @variants
@@ -85,7 +89,7 @@ def test_attention_matches_numpy_for_every_number_of_rows_and_keys(variant, kv_d
     cache, queries = PagedKeys(context, 1, 64, 64), queries_for(rows, 64)
     spans = np.stack([np.zeros(rows), np.maximum(1, context - np.arange(rows)[::-1])], axis=1)
     wanted = softmax_chunk(cache, 0, queries, spans, 0, context, kv_dtype)
-    assert_chunk(cache.attend(variant, kv_dtype, queries, spans), wanted)
+    assert_chunk(variant, kv_dtype, cache.attend(variant, kv_dtype, queries, spans), wanted)
 
 
 @variants
@@ -95,7 +99,7 @@ def test_a_window_hides_earlier_keys_and_a_row_without_keys_gives_nothing(varian
     spans = np.array([[290, 300], [100, 280], [0, 256], [10, 200]])
     chunk = cache.attend(variant, kv_dtype, queries, spans, chunk_begin=256, chunk_end=300)
     wanted = softmax_chunk(cache, 0, queries, spans, 256, 300, kv_dtype)
-    assert_chunk(tuple(part[:2] for part in chunk), tuple(part[:2] for part in wanted))
+    assert_chunk(variant, kv_dtype, *(tuple(part[:2] for part in parts) for parts in (chunk, wanted)))
     largest, total, output = (part[2:] for part in chunk)
     assert np.isneginf(largest).all()
     assert total.tolist() == [0, 0]
