@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from glm_crush.errors import DownloadError
-from glm_crush.weights.transfer import RemoteFile, TransferProgress, WebClient, fetch
+from glm_crush.weights.remote_file import RemoteFile, TransferProgress
+from glm_crush.weights.transfer import fetch
+from glm_crush.weights.web_client import WebClient
 from tests.weights.web_server import Request, Web, serving, sha256
 
 pytestmark = pytest.mark.requirement("M1")

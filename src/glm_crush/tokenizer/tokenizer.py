@@ -33,16 +33,22 @@ class Tokenizer:
     """
 
     def __init__(
-        self, definition: dict[str, Any], tokenizer_config: Mapping[str, object], eos_token_ids: Iterable[int] = ()
+        self,
+        tokenizer_json: bytes,
+        tokenizer_config: Mapping[str, object] | None = None,
+        *,
+        eos_token_ids: Iterable[int] = (),
     ) -> None:
-        self._definition = definition
-        self._library = _load(definition)
-        self._text = token_text(definition.get("decoder"))
+        """As `from_bytes`."""
+        # Parsed by the library alone: a vocabulary of 150,000 words as Python objects would cost 200 MB.
+        self._source = tokenizer_json
+        self._library = _load(tokenizer_json)
+        self._text = token_text(_decoder_of(self._library))
         self._pieces: dict[int, bytes] = {}
-        self.config = dict(tokenizer_config)
-        added: Sequence[Mapping[str, Any]] = definition.get("added_tokens") or ()
-        self.added_ids: Mapping[str, int] = {entry["content"]: entry["id"] for entry in added}
-        self.special_ids = frozenset(entry["id"] for entry in added if entry.get("special"))
+        self.config = dict(tokenizer_config or {})
+        added = self._library.get_added_tokens_decoder()
+        self.added_ids: Mapping[str, int] = {token.content: token_id for token_id, token in added.items()}
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.strip_spaces = self._text.strip_spaces
         self.vocab_size: int = self._library.get_vocab_size(with_added_tokens=True)
         self.eos_token_ids = tuple(sorted(self._collect_eos(eos_token_ids)))
@@ -65,15 +71,7 @@ class Tokenizer:
         Raises:
             TokenizerError: the JSON is malformed or describes something the library or our decoder cannot do.
         """
-        try:
-            definition = json.loads(tokenizer_json)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"tokenizer.json is not JSON: {error}") from error
-        if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
-            raise TokenizerError("tokenizer.json has no 'model' object; it is not a file of the tokenizers library")
-        # padding and truncation are the caller's decisions, never the file's
-        definition["padding"] = definition["truncation"] = None
-        return cls(definition, tokenizer_config or {}, eos_token_ids)
+        return cls(tokenizer_json, tokenizer_config, eos_token_ids=eos_token_ids)
 
     def encode(self, text: str, *, add_special_tokens: bool = False, allow_special: bool = True) -> list[int]:
         """Token ids of a text.
@@ -161,11 +159,11 @@ class Tokenizer:
         Blank ones stay: they are plain text that some vocabularies (Gemma) keep as added tokens. A token that the model
         itself could still produce as one piece is renamed to something no text contains.
         """
-        literal = {**self._definition, "model": dict(self._definition["model"])}
-        added: Sequence[dict[str, Any]] = self._definition.get("added_tokens") or ()
-        literal["added_tokens"] = [entry for entry in added if not entry["content"].strip()]
+        definition: dict[str, Any] = json.loads(self._source)
+        model = definition["model"]
+        added: list[dict[str, Any]] = definition.get("added_tokens") or []
+        definition["added_tokens"] = [entry for entry in added if not entry["content"].strip()]
         names = {entry["content"] for entry in added if entry["content"].strip()}
-        model = literal["model"]
         names.discard(model.get("unk_token"))
         if model.get("type") == "Unigram":
             model["vocab"] = [[_unreachable(p) if p in names else p, score] for p, score in model["vocab"]]
@@ -174,7 +172,7 @@ class Tokenizer:
                 parts = merge.split(" ") if isinstance(merge, str) else merge
                 names -= {parts[0], parts[1], parts[0] + parts[1]}
             model["vocab"] = {_unreachable(t) if t in names else t: i for t, i in model["vocab"].items()}
-        return _load(literal)
+        return _load(json.dumps(definition, ensure_ascii=False).encode())
 
 
 def _unreachable(token: str) -> str:
@@ -182,8 +180,18 @@ def _unreachable(token: str) -> str:
     return f"\x00\uffff{token}"
 
 
-def _load(definition: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
+        library = tokenizers.Tokenizer.from_buffer(tokenizer_json)
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"tokenizer.json is not usable: {error}") from error
+    # padding and truncation are the caller's decisions, never the file's
+    library.no_padding()
+    library.no_truncation()
+    return library
+
+
+def _decoder_of(library: tokenizers.Tokenizer) -> dict[str, Any] | None:
+    """The `decoder` of tokenizer.json, as the library itself writes it."""
+    decoder = library.decoder
+    return None if decoder is None else json.loads(decoder.__getstate__())

@@ -9,37 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from glm_crush.errors import DownloadError
+from glm_crush.weights.remote_file import RemoteFile
 from glm_crush.weights.web_client import InterruptedTransferError, shown
 
-__all__ = ["PartialFile", "RemoteFile"]
+__all__ = ["PartialFile"]
 
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file to fetch.
-
-    Attributes:
-        path: where it goes, relative to the model's folder. url: where it is.
-        size: bytes, where the source says so. sha256, git_blob_sha1: expected hashes, where the source says so.
-        headers: sent with the request (authorisation).
-    """
-
-    path: str
-    url: str
-    size: int | None = None
-    sha256: str | None = None
-    git_blob_sha1: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class PartialFile:

