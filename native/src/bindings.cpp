@@ -5,4 +5,5 @@ NB_MODULE(_native, m) {
   m.doc() = "Native kernels and executor of GLM-Crush.";
   bind_executor(m);
   bind_kernels(m);
+  bind_sampling(m);
 }

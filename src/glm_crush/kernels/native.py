@@ -16,7 +16,7 @@ from glm_crush.kernels import _native
 from glm_crush.kernels.program import ForwardBatch, Program
 from glm_crush.kernels.sampling import SampleBatch, SampleResult
 
-__all__ = ["BLOCK_SIZE", "Executor", "PackedWeights"]
+__all__ = ["BLOCK_SIZE", "Executor", "PackedWeights", "sample"]
 
 BLOCK_SIZE = 16
 """Tokens per cache block; fixed by the native cache layout."""
@@ -114,13 +114,7 @@ class Executor:
         rows = len(batch.logit_rows)
         if rows > len(self._logits):
             self._logits = np.empty((rows, self._vocab_size), np.float32)
-        width = max(0, int(sample_batch.num_logprobs.max(initial=0)))
-        result = SampleResult(
-            token_ids=np.empty(rows, np.int32),
-            logprobs=np.empty(rows, np.float32),
-            top_ids=np.full((rows, width), -1, np.int32),
-            top_logprobs=np.full((rows, width), -np.inf, np.float32),
-        )
+        result = _empty_result(rows, sample_batch)
         self._step(batch, self._logits[:rows], sample_batch, result)
         return result
 
@@ -143,3 +137,31 @@ class Executor:
             )
         except (ValueError, TypeError, RuntimeError) as error:  # the binding's casts raise RuntimeError
             raise KernelError(str(error)) from error
+
+
+def sample(logits: npt.NDArray[np.float32], batch: SampleBatch) -> SampleResult:
+    """Draw one token per row of given logits, as `Executor.forward_sample` does with its own.
+
+    Args:
+        logits: float32 `[R, vocab]`, not modified.
+        batch: how to draw, `R` rows.
+
+    Raises:
+        KernelError: an array of the batch does not fit `logits`.
+    """
+    result = _empty_result(len(logits), batch)
+    try:
+        _native.sample(logits, batch, result.token_ids, result.logprobs, result.top_ids, result.top_logprobs)
+    except (ValueError, TypeError, RuntimeError) as error:  # the binding's casts raise RuntimeError
+        raise KernelError(str(error)) from error
+    return result
+
+
+def _empty_result(num_rows: int, batch: SampleBatch) -> SampleResult:
+    width = max(0, int(batch.num_logprobs.max(initial=0)))
+    return SampleResult(
+        token_ids=np.empty(num_rows, np.int32),
+        logprobs=np.empty(num_rows, np.float32),
+        top_ids=np.full((num_rows, width), -1, np.int32),
+        top_logprobs=np.full((num_rows, width), -np.inf, np.float32),
+    )

@@ -42,7 +42,8 @@ class SampleBatch:
         seed, counter: uint64 `[R]`; counter is the index of the token in its reply.
         num_logprobs: int32 `[R]`, alternatives to report, -1 = not even the chosen token's.
         history_start: int32 `[R + 1]`, row r owns `history_ids[history_start[r]:history_start[r + 1]]`.
-        history_ids: int32, distinct tokens of prompt and reply. history_counts: int32, occurrences in the reply (0 = prompt only).
+        history_ids: int32, distinct tokens of prompt and reply.
+        history_counts: int32, occurrences in the reply (0 = prompt only).
         bias_start, bias_ids, bias_values: the logit bias, likewise.
         allowed_mask: uint32 `[R, ceil(vocab / 32)]`, bit `id % 32` of word `id // 32` allows a token, or None.
     """
@@ -97,15 +98,14 @@ class SampleBatch:
 
     def check(self, num_rows: int, vocab_size: int) -> None:
         """Raises KernelError naming the array whose dtype, size or content does not fit the logits."""
-        per_row = {
-            np.float32: ("temperature", "top_p", "min_p", "typical_p")
-            + ("repetition_penalty", "presence_penalty", "frequency_penalty"),
-            np.int32: ("top_k", "num_logprobs"),
-            np.uint64: ("seed", "counter"),
-        }
-        for dtype, names in per_row.items():
-            for name in names:
-                _check_array(name, getattr(self, name), dtype, (num_rows,))
+        for name in ("temperature", "top_p", "min_p", "typical_p"):
+            _check_array(name, getattr(self, name), np.float32, (num_rows,))
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            _check_array(name, getattr(self, name), np.float32, (num_rows,))
+        for name in ("top_k", "num_logprobs"):
+            _check_array(name, getattr(self, name), np.int32, (num_rows,))
+        for name in ("seed", "counter"):
+            _check_array(name, getattr(self, name), np.uint64, (num_rows,))
         _check_rows_of_ids("history", self.history_start, self.history_ids, num_rows, vocab_size)
         _check_array("history_counts", self.history_counts, np.int32, self.history_ids.shape)
         _check_rows_of_ids("bias", self.bias_start, self.bias_ids, num_rows, vocab_size)
@@ -153,12 +153,13 @@ def reference_sample(logits: Float32, batch: SampleBatch) -> SampleResult:
 
     Args:
         logits: float32 `[R, vocab]`, not modified.
+        batch: how to draw, `R` rows.
 
     Raises:
         KernelError: an array of the batch does not fit `logits`.
     """
-    _check_array("logits", logits, np.float32, (batch.num_rows, logits.shape[-1]))
-    num_rows, vocab_size = logits.shape
+    num_rows, vocab_size = len(logits), logits.shape[-1]
+    _check_array("logits", logits, np.float32, (num_rows, vocab_size))
     batch.check(num_rows, vocab_size)
     width = max(0, int(batch.num_logprobs.max(initial=0)))
     result = SampleResult(
