@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.text import Text
 
     from glm_crush.serving.served_model import ServedModel
 
 __all__ = ["banner"]
 
 
-def banner(url: str, model: ServedModel, *, needs_key: bool) -> RenderableType:
-    """A curl line, an OpenAI client line and the chat command, ready to be copied."""
-    from rich.console import Group
+def banner(url: str, model: ServedModel, *, needs_key: bool) -> list[Text]:
+    """A curl line, an OpenAI client line and the chat command, ready to be copied: print them with soft wrapping."""
     from rich.markup import escape
     from rich.text import Text
 
@@ -33,7 +32,4 @@ def banner(url: str, model: ServedModel, *, needs_key: bool) -> RenderableType:
         f"[bold green]ready[/]  [bold]{escape(model.name)}[/] at [bold]{url}[/] "
         f"[dim]({model.context_length:,} tokens of context)[/]"
     )
-    for row in rows:
-        row.no_wrap = True
-        row.overflow = "ignore"
-    return Group(title, *rows)
+    return [title, *rows]

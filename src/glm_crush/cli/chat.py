@@ -105,4 +105,4 @@ def _greet(backend: ChatBackend) -> None:
 
     facts = backend.facts()
     details = ", ".join(facts[key] for key in ("family", "context", "kernels", "server") if key in facts)
-    standard_error().print(f"[bold cyan]{escape(backend.name)}[/] [dim]{escape(details)} - /? for help[/]")
+    standard_error().print(f"[bold cyan]{escape(backend.name)}[/] [dim]{escape(details)}[/]")

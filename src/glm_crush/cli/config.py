@@ -8,6 +8,8 @@ from glm_crush.cli.options import JsonOption, settings_from
 
 __all__ = ["app"]
 
+_WIDE = 130  # columns from which the meanings fit on one line
+
 app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
 
 
@@ -37,9 +39,12 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column, style in (("setting", "cyan"), ("value", "bold"), ("from", "green"), ("meaning", "dim")):
-        table.add_column(column, style=style, no_wrap=column == "setting")
+    wide = console.width >= _WIDE
+    columns = [("setting", "cyan"), ("value", "bold"), ("from", "green"), *([("meaning", "dim")] if wide else [])]
+    for column, style in columns:
+        table.add_column(column, style=style, no_wrap=column == "setting", overflow="fold")
     for key, value, origin, meaning in rows:
         shown = "[dim]unset[/]" if value is None else escape(str(value))
-        table.add_row(key, shown, f"[dim]{origin}[/]" if origin == "default" else escape(origin), escape(meaning))
+        source = f"[dim]{origin}[/]" if origin == "default" else escape(origin)
+        table.add_row(key, shown, source, *([escape(meaning)] if wide else []))
     console.print(table)

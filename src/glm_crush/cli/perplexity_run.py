@@ -14,7 +14,9 @@ from glm_crush.engine.build import build_engine
 from glm_crush.errors import InvalidParameterError
 from glm_crush.models.loader import LoadedModel
 
-__all__ = ["Perplexity", "measure_perplexity"]
+__all__ = ["DEFAULT_WINDOW", "Perplexity", "measure_perplexity"]
+
+DEFAULT_WINDOW = 512  # what llama-perplexity uses
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ def measure_perplexity(
     settings: CrushSettings,
     text: str,
     *,
-    context: int = 512,
+    context: int | None = None,
     max_windows: int | None = None,
     progress: Callable[[int, int], None] = lambda _, __: None,
 ) -> Perplexity:
     """Score a text; `progress` is told windows done and in all.
+
+    `context` is the length of a window; None = 512, or the model's own if that is shorter.
 
     Raises:
         InvalidParameterError: the text is shorter than one window.
@@ -44,6 +48,7 @@ def measure_perplexity(
 
     from glm_crush.kernels.program import ForwardBatch
 
+    context = context or min(DEFAULT_WINDOW, loaded.compiled.max_position)
     start = loaded.tokenizer.encode("", add_special_tokens=True)
     token_ids = loaded.tokenizer.encode(text, add_special_tokens=True)
     windows = _windows(token_ids, context, start[:1])

@@ -26,7 +26,7 @@ def quantize(
             "--perplexity", metavar="TEXT", exists=True, dir_okay=False, help="Compare perplexity on this text."
         ),
     ] = None,
-    windows: Annotated[int | None, typer.Option(min=1, help="Windows of 512 tokens to score.")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

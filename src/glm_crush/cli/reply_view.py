@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from typing import TextIO
 
 from glm_crush.cli.backend import ReplyStats
 from glm_crush.cli.console import standard_error
+from glm_crush.cli.word_wrap import WordWrap
 
 __all__ = ["collect_reply", "print_reply", "print_stats"]
 
 
 def print_reply(pieces: Generator[str, None, ReplyStats], out: TextIO) -> tuple[str, ReplyStats | None]:
-    """Write pieces as they come; returns the text, and the statistics unless Ctrl-C stopped the reply."""
+    """Write pieces as they come; returns the text, and the statistics unless Ctrl-C stopped the reply.
+
+    On a terminal lines break between words; elsewhere the text is what the model wrote.
+    """
     written: list[str] = []
+    write = WordWrap(out, shutil.get_terminal_size().columns).write if out.isatty() else out.write
     try:
         while True:
             piece = next(pieces)
             written.append(piece)
-            out.write(piece)
+            write(piece)
             out.flush()
     except StopIteration as end:
         stats: ReplyStats | None = end.value

@@ -22,6 +22,7 @@ from glm_crush.cli.sampling_options import (
 if TYPE_CHECKING:
     from glm_crush.cli.backend import ReplyStats, Turn
     from glm_crush.cli.local_backend import LocalBackend
+    from glm_crush.config import Settings
 
 __all__ = ["run"]
 
@@ -57,7 +58,7 @@ def run(
     from glm_crush.cli.sampling_options import given_params
 
     settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format)
-    model_name, prompt = _model_and_prompt(words or [], settings.model.name)
+    model_name, prompt = _model_and_prompt(words or [], settings)
     with open_model(settings, model_name) as model:
         backend = LocalBackend(model)
         params = given_params(
@@ -78,31 +79,28 @@ def run(
             _print_stream(backend, turn, verbose=verbose, load_seconds=model.load_seconds)
 
 
-def _model_and_prompt(words: list[str], default_model: str) -> tuple[str, str]:
+def _model_and_prompt(words: list[str], settings: Settings) -> tuple[str, str]:
     """Sort out what was given: a model, a prompt, both, or a prompt on standard input.
 
     Raises:
         typer.BadParameter: nothing to answer.
     """
-    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    from glm_crush.cli.models import is_model
+
+    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     match words:
         case [model, *prompt] if prompt:
             text = " ".join(prompt)
-        case [only] if piped.strip() and _looks_like_model(only):
+        case [only] if piped and is_model(settings, only):
             model, text = only, ""
         case [only]:
-            model, text = default_model, only
+            model, text = settings.model.name, only
         case _:
-            model, text = default_model, ""
-    prompt_text = f"{text}\n\n{piped.strip()}" if text and piped.strip() else text or piped.strip()
+            model, text = settings.model.name, ""
+    prompt_text = f"{text}\n\n{piped}" if text and piped else text or piped
     if not prompt_text.strip():
         raise typer.BadParameter('give a prompt: glm run "Why is the sky blue?" (or glm chat)', param_hint="PROMPT")
     return model, prompt_text
-
-
-def _looks_like_model(word: str) -> bool:
-    """One word beside piped text is a model if it could be one: no blanks, and a colon, a slash or a suffix."""
-    return not any(character.isspace() for character in word) and any(mark in word for mark in (":", "/", "."))
 
 
 def _turn(backend: LocalBackend, prompt: str, *, system: str | None, raw: bool, **rest: Any) -> Turn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
@@ -78,8 +79,10 @@ def set_parameter(params: SamplingParams, name: str, text: str) -> SamplingParam
     if name == "stop":
         return replace(params, stop=(*params.stop, text))
     if name not in (*_INTEGERS, *_NUMBERS):
-        known = ", ".join((*_NUMBERS, *_INTEGERS, "stop"))
-        raise InvalidParameterError(f"there is no parameter {name!r}; there are {known}", parameter=name)
+        known = (*_NUMBERS, *_INTEGERS, "stop")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise InvalidParameterError(f"there is no parameter {name!r}; {hint}", parameter=name)
     if text.lower() == "none" and name in ("seed", "max_tokens"):
         changed: dict[str, Any] = {name: None}
         return replace(params, **changed)

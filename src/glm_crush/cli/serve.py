@@ -68,6 +68,7 @@ def serve(
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner
 
-            standard_error().print(banner(url, served, needs_key=settings.api.key is not None))
+            for line in banner(url, served, needs_key=settings.api.key is not None):
+                standard_error().print(line, soft_wrap=True)
 
         run_server(app, bound, settings.api, on_ready=ready)

@@ -1,0 +1,79 @@
+"""The command as a user starts it: help, errors, exit codes, start-up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from glm_crush.cli.main import app
+
+Glm = Callable[..., Any]
+VERBS = (
+    *("run", "chat", "serve", "pull", "list", "show", "cp", "rm", "quantize", "inspect"),
+    *("bench", "perplexity", "config", "version"),
+)
+
+
+def start(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from glm_crush.cli.main import main; main()", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_lists_every_verb_and_shows_examples(glm: Glm) -> None:
+    output = glm("--help").output
+    assert all(f" {verb} " in output for verb in VERBS)
+    assert "Examples" in output
+    assert 'glm run "Why is the sky blue?"' in output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(glm: Glm, verb: str) -> None:
+    assert "Usage: " in glm(verb, "--help").output
+
+
+def test_every_option_has_help() -> None:
+    import typer.main
+
+    def undocumented(command: Any) -> list[str]:
+        children = getattr(command, "commands", {}).values()
+        return [
+            f"{command.name} {parameter.name}"
+            for parameter in command.params
+            if not getattr(parameter, "help", "text") and parameter.name != "help"
+        ] + [name for child in children for name in undocumented(child)]
+
+    assert undocumented(typer.main.get_command(app)) == []
+
+
+def test_an_error_of_ours_is_one_line_on_standard_error_and_exit_code_1() -> None:
+    done = start("show", "nothing")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no model 'nothing'")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["nonsense"], ["bench"], ["bench", "m", "--batch", "0"]])
+def test_misuse_is_exit_code_2(arguments: list[str]) -> None:
+    assert start(*arguments).returncode == 2
+
+
+def test_help_loads_neither_arrays_nor_server_nor_tokenizers() -> None:
+    code = (
+        "import sys\nfrom glm_crush.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'torch', 'fastapi', 'uvicorn', 'tokenizers', 'httpx2', 'pydantic', 'prompt_toolkit'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_version_names_what_is_installed(glm: Glm) -> None:
+    assert glm("version").output.startswith("glm-crush 0.")
+    assert glm("--version").output == glm("version").output

@@ -1,0 +1,85 @@
+"""`glm pull`, `list`, `show`, `cp`, `rm`, `inspect` on a local checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glm_crush.errors import ModelNotFoundError
+
+pytestmark = pytest.mark.requirement("M6")
+
+Glm = Callable[..., Any]
+
+
+def names(glm: Glm) -> list[str]:
+    return [model["name"] for model in json.loads(glm("list", "--json").output)]
+
+
+def test_an_empty_store_says_how_to_fill_it(glm: Glm) -> None:
+    assert "glm pull smollm2:135m" in glm("list").output
+
+
+def test_a_local_model_is_registered_listed_copied_and_removed(glm: Glm, tiny_llama: Path) -> None:
+    glm("pull", str(tiny_llama), "--name", "tiny")
+    assert names(glm) == ["tiny"]
+    assert "tiny" in glm("ls").output
+    glm("rm", "tiny")
+    assert names(glm) == []
+    assert (tiny_llama / "config.json").exists()
+
+
+def test_show_tells_origin_type_and_template(glm: Glm, tiny_llama: Path) -> None:
+    glm("pull", str(tiny_llama), "--name", "tiny")
+    shown = json.loads(glm("show", "tiny", "--json").output)
+    assert (shown["name"], shown["model_type"], shown["linked"]) == ("tiny", "llama", True)
+    assert glm("show", "tiny", "--template").output.strip() == shown["chat_template"].strip()
+
+
+def test_removing_a_model_removes_its_packed_weights_but_not_those_of_others(
+    glm: Glm, tiny_llama: Path, glm_home: Path
+) -> None:
+    glm("pull", str(tiny_llama), "--name", "one")
+    glm("pull", str(tiny_llama), "--name", "two")
+    glm("run", "one", "hi", "--max-tokens", "1", "--raw")
+    packed = list((glm_home / "packed").glob("*.glm"))
+    assert len(packed) == 1
+    glm("rm", "one")
+    assert packed[0].exists()
+    glm("rm", "two")
+    assert not packed[0].exists()
+
+
+def test_an_unknown_name_names_the_nearest(glm: Glm, tiny_llama: Path) -> None:
+    glm("pull", str(tiny_llama), "--name", "tiny")
+    with pytest.raises(ModelNotFoundError, match="did you mean tiny"):
+        glm("show", "tinny")
+
+
+@pytest.mark.requirement("M7")
+def test_inspect_tells_family_sizes_and_the_bound_on_speed(glm: Glm, tiny_llama: Path) -> None:
+    report = json.loads(glm("inspect", str(tiny_llama), "--json", "--tensors").output)
+    assert report["model_type"] == "llama"
+    assert report["chat_template"] is True
+    assert report["loader"] == "native engine, family llama"
+    assert set(report["weights"]) == {"q4", "q8", "bf16", "f32"}
+    assert report["weights"]["q4"]["roofline_tokens_per_second"] > 0
+    assert sum(tensor["num_values"] for tensor in report["tensors"]) == report["parameters"]
+    assert "model.embed_tokens.weight" in glm("inspect", str(tiny_llama), "--tensors").output
+
+
+def test_inspect_explains_a_model_that_this_engine_does_not_run(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Foreign-7B-Instruct"
+    folder.mkdir()
+    for file in tiny_llama.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["MambaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    report = json.loads(glm("inspect", str(folder), "--json").output)
+    assert report["loader"] is None
+    assert "MambaForCausalLM" in report["unsupported"]
+    assert report["name_says"]["instruct"].startswith("follows instructions")

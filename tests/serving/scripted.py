@@ -1,0 +1,159 @@
+"""Fixtures: a server on a loopback port over a scripted model: one byte is one token, replies come from a script."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import uvicorn
+
+from glm_crush.config import ApiSettings
+from glm_crush.engine.output import RequestDelta
+from glm_crush.errors import ContextLengthError
+from glm_crush.serving.app import create_app
+from glm_crush.serving.served_model import ServedModel
+from glm_crush.types import Message, SamplingParams, TokenLogprobs
+
+
+class ByteCodec:
+    """One UTF-8 byte is one token; a conversation is `role:content|` pairs and `assistant:`."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **variables: Any) -> list[int]:
+        text = "".join(f"{message['role']}:{message['content']}|" for message in messages)
+        text += "".join(f"{name}={value}|" for name, value in sorted(variables.items()))
+        return self.encode(text + ("assistant:" if add_generation_prompt else ""))
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers every prompt with `script(prompt)`, one character at a time; remembers what it was asked.
+
+    Attributes:
+        fail_after: characters after which the engine dies. hold_after: after which it waits for `release`.
+    """
+
+    script: Callable[[str], str] = lambda prompt: "Hello"
+    fail_after: int | None = None
+    hold_after: int | None = None
+    refuse: Exception | None = None
+    context_length: int = 1000
+    is_alive: bool = True
+    prompts: list[str] = field(default_factory=list)
+    params: list[SamplingParams] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
+    holding: threading.Event = field(default_factory=threading.Event)
+
+    async def submit(
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+    ) -> AsyncGenerator[RequestDelta, None]:
+        if self.refuse is not None:
+            raise self.refuse
+        if len(prompt_token_ids) > self.context_length:
+            raise ContextLengthError(f"the prompt has {len(prompt_token_ids)} tokens; the context holds 1000")
+        prompt = bytes(prompt_token_ids).decode()
+        self.prompts.append(prompt)
+        self.params.append(params)
+        text = self.script(prompt)
+        limit = min(len(text), params.max_tokens or len(text))
+        try:
+            for position, character in enumerate(text[:limit]):
+                await asyncio.sleep(0)
+                if position == self.fail_after:
+                    raise RuntimeError("secret internals")
+                if position == self.hold_after:
+                    self.holding.set()
+                    await asyncio.Event().wait()
+                reason = None if position < limit - 1 else ("stop" if limit == len(text) else "length")
+                for index in range(params.n):
+                    delta = self._delta(request_id, index, character, reason, params)
+                    if position == 0 and params.prompt_logprobs is not None:
+                        scored = (None, *(TokenLogprobs(token, -2.0, ()) for token in prompt_token_ids[1:]))
+                        delta = replace(delta, prompt_logprobs=scored)
+                    yield delta
+        finally:
+            self.closed.set()
+
+    @staticmethod
+    def _delta(request_id: str, index: int, character: str, reason: Any, params: SamplingParams) -> RequestDelta:
+        logprobs = None
+        if params.logprobs is not None:
+            top = ((65, -0.5), (66, float("-inf")))[: params.logprobs]
+            logprobs = (TokenLogprobs(ord(character), -1.0, top),)
+        return RequestDelta(request_id, index, (ord(character),), character, logprobs, reason)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    url: str
+    engine: ScriptedEngine
+
+
+class CurrentApp:
+    """The application of the running test; one socket serves all tests, since starting one takes a while."""
+
+    def __init__(self) -> None:
+        self.app: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="session")
+def loopback_server() -> Iterator[tuple[str, CurrentApp]]:
+    current = CurrentApp()
+    server = uvicorn.Server(uvicorn.Config(current, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def startup_and_tell(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = startup_and_tell  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert started.wait(20)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", current
+    server.should_exit = server.force_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def start_server(loopback_server: tuple[str, CurrentApp]) -> Callable[..., RunningServer]:
+    """Serve a scripted engine; keyword arguments go to `ApiSettings`."""
+    url, current = loopback_server
+
+    def start(engine: ScriptedEngine | None = None, **settings: Any) -> RunningServer:
+        engine = engine or ScriptedEngine()
+        model = ServedModel(
+            name="scripted",
+            engine=engine,
+            codec=ByteCodec(),
+            context_length=1000,
+            vocab_size=256,
+            default_params=SamplingParams(temperature=0.7),
+            created=1_700_000_000,
+        )
+        current.app = create_app([model], ApiSettings(**settings))
+        return RunningServer(url, engine)
+
+    return start
+
+
+@pytest.fixture
+def scripted_engine() -> type[ScriptedEngine]:
+    return ScriptedEngine
