@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from glm_crush.chat.builtin_templates import builtin_template, builtin_template_name
+from glm_crush.chat.builtin_templates import builtin_template, builtin_template_name, chat_template_for
 from glm_crush.chat.template import ChatTemplate
 from glm_crush.errors import TemplateError
 
@@ -142,3 +142,13 @@ def test_a_model_type_has_the_template_of_its_family() -> None:
     assert builtin_template_name("llama") is None
     with pytest.raises(TemplateError, match="no built-in chat template 'glm3'"):
         builtin_template("glm3")
+
+
+def test_a_checkpoint_uses_its_own_template_and_ours_only_when_it_has_none() -> None:
+    own = chat_template_for("{{ bos_token }}", {"bos_token": "<s>"}, "glm4_moe")
+    ours = chat_template_for(None, {}, "glm4_moe_lite")
+    assert own is not None
+    assert ours is not None
+    assert own.render([user("a")]) == "<s>"
+    assert ours.render([user("a")]) == "[gMASK]<sop><|user|>a<|assistant|><think>"
+    assert chat_template_for(None, {}, "llama") is None

@@ -164,7 +164,7 @@ def _grow(expression: str, use: str = "") -> str:
     ],
 )
 def test_a_template_that_would_not_end_or_fill_the_memory_is_stopped(source: str) -> None:
-    with pytest.raises(TemplateError, match="needs more than|took more than|at most|not allowed|too deeply"):
+    with pytest.raises(TemplateError, match=r"needs more than|took more than|at most|not allowed|too deeply"):
         render(source)
 
 

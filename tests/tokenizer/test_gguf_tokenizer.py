@@ -33,7 +33,9 @@ def _pair(definition: dict[str, Any], model: str, pre: str = "default", **extra:
 
 BYTE_LEVEL = {pre: _pair(small.byte_level(pre), "gpt2", pre) for pre in PRES}
 GLM = _pair(small.glm(), "gpt2", "glm4")
-SENTENCEPIECE = _pair(small.sentencepiece(), "llama", bos_token_id=1, eos_token_id=2, unknown_token_id=0)
+PIECES = small.sentencepiece()
+SENTENCEPIECE = _pair(PIECES, "llama", bos_token_id=1, eos_token_id=2, unknown_token_id=0)
+WITH_MERGES = _rebuild(small.gguf_metadata(PIECES, "gemma4", bos_token_id=1, eos_token_id=2, unknown_token_id=0))
 WORD_PIECE = _pair(small.word_piece(), "bert", cls_token_id=2, seperator_token_id=3, unknown_token_id=1)
 CASED = _pair(small.word_piece(lowercase=False), "bert", cls_token_id=2, seperator_token_id=3)
 
@@ -53,6 +55,11 @@ def test_glm_ids_are_those_of_the_original(text: str) -> None:
     ids = original.encode("[gMASK]<sop><|user|>" + text + "<think>")
     assert rebuilt.encode("[gMASK]<sop><|user|>" + text + "<think>") == ids
     assert rebuilt.decode(ids) == original.decode(ids)
+
+
+@given(text=TEXT)
+def test_sentencepiece_ids_from_merges_are_those_from_scores(text: str) -> None:
+    assert WITH_MERGES.encode(text) == SENTENCEPIECE[0].encode(text)
 
 
 @given(text=TEXT)

@@ -3,9 +3,9 @@
 Below it: the table of pre-tokenizers and the SentencePiece rebuild. Above it: the model loader. It reads the keys
 `tokenizer.ggml.*` and `tokenizer.chat_template`, and knows nothing of the file they came from.
 
-GGUF keeps the vocabulary in three forms: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece BPE with scores
-and no merges), `bert` (WordPiece with U+2581 where a word starts). Everything else of tokenizer.json is implied by
-names.
+GGUF keeps the vocabulary in these forms: `gpt2` (byte-level BPE with merges), `llama` (SentencePiece BPE with scores
+and no merges; `gemma4` is the same with merges), `bert` (WordPiece with U+2581 where a word starts). Everything else of
+tokenizer.json is implied by names.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def tokenizer_json_from_gguf(metadata: Mapping[str, object]) -> tuple[bytes, dic
     vocabulary = GgufVocabulary.read(metadata)
     if vocabulary.model == "gpt2":
         definition = _byte_level_bpe(vocabulary)
-    elif vocabulary.model == "llama":
+    elif vocabulary.model in ("llama", "gemma4"):
         definition = _sentencepiece_bpe(vocabulary)
     elif vocabulary.model == "bert":
         definition = _word_piece(vocabulary)
     else:
         raise TokenizerError(
-            f"tokenizer.ggml.model is {vocabulary.model!r}; gpt2, llama and bert are supported. "
+            f"tokenizer.ggml.model is {vocabulary.model!r}; gpt2, llama, gemma4 and bert are supported. "
             "Use the model's original tokenizer.json"
         )
     definition = {"version": "1.0", "truncation": None, "padding": None, **definition}
@@ -108,7 +108,9 @@ def _sentencepiece_bpe(vocabulary: GgufVocabulary) -> dict[str, Any]:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": token_ids,
-            "merges": merges_from_scores(token_ids, vocabulary.scores(), skipped),
+            "merges": vocabulary.merges()
+            if vocabulary.model == "gemma4"
+            else merges_from_scores(token_ids, vocabulary.scores(), skipped),
         },
     }
 
