@@ -42,13 +42,12 @@ class RemoteBackend:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
         self._client = httpx2.Client(base_url=f"{self._url}/v1/", headers=headers, timeout=timeout)
-        listed = [str(entry["id"]) for entry in self._get("models")["data"]]
-        if not listed:
-            raise ModelNotFoundError(f"{self._url} serves no model")
-        if model is not None and model not in listed:
-            raise ModelNotFoundError(f"{self._url} does not serve {model!r}; it serves {', '.join(listed)}")
-        self.name = model or listed[0]
         self.default_params = SamplingParams(max_tokens=None)
+        try:
+            self.name = self._choose(model)
+        except GlmError:
+            self.close()
+            raise
 
     def facts(self) -> dict[str, str]:
         """Where the model is."""
@@ -105,6 +104,14 @@ class RemoteBackend:
         if turn.thinking is not None:
             body["chat_template_kwargs"] = {"enable_thinking": turn.thinking}
         return {**body, "messages": list(turn.messages)}
+
+    def _choose(self, model: str | None) -> str:
+        listed = [str(entry["id"]) for entry in self._get("models")["data"]]
+        if not listed:
+            raise ModelNotFoundError(f"{self._url} serves no model")
+        if model is not None and model not in listed:
+            raise ModelNotFoundError(f"{self._url} does not serve {model!r}; it serves {', '.join(listed)}")
+        return model or listed[0]
 
     def _get(self, path: str) -> Any:
         import httpx2

@@ -33,9 +33,7 @@ def serve_loaded_model(
     Raises:
         ConfigError: settings, model and memory do not go together.
     """
-    built = build_engine(
-        loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
-    )
+    built = build_engine(loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor)
     source = loaded.chat_template
     template = None if source is None else ChatTemplate(source, loaded.tokenizer_config)
     header = loaded.packed.header

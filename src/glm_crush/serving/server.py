@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -77,9 +78,7 @@ def server_url(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_server(
-    app: FastAPI, bound: socket.socket, settings: ApiSettings, *, on_ready: Callable[[str], None]
-) -> None:
+def run_server(app: FastAPI, bound: socket.socket, settings: ApiSettings, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
     `on_ready` is told the URL once requests are taken.
@@ -104,5 +103,15 @@ def run_server(
             await super().startup(sockets)
             if self.started:
                 on_ready(server_url(bound))
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """As uvicorn's, but a signal that led to an orderly stop is not raised again: the exit code is 0."""
+            handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
     Server(config).run(sockets=[bound])

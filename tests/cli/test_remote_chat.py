@@ -1,0 +1,89 @@
+"""`glm chat --url` against a real server with a scripted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from glm_crush.cli.backend import Turn
+from glm_crush.cli.remote_backend import RemoteBackend
+from glm_crush.cli.reply_view import collect_reply
+from glm_crush.errors import EngineError, GlmError, ModelNotFoundError, OverloadedError, RequestError
+from glm_crush.types import SamplingParams
+
+Start = Callable[..., Any]
+HI = Turn(messages=[{"role": "user", "content": "Hi"}], params=SamplingParams(max_tokens=None))
+
+
+def ask(url: str, turn: Turn = HI, **options: Any) -> Any:
+    backend = RemoteBackend(url, **options)
+    try:
+        return collect_reply(backend.reply(turn))
+    finally:
+        backend.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_a_reply_comes_with_its_counts_whatever_the_url_looks_like(start_server: Start, suffix: str) -> None:
+    text, stats = ask(start_server().url + suffix)
+    assert text == "Hello"
+    assert (stats.prompt_tokens, stats.completion_tokens, stats.finish_reason) == (18, 5, "stop")
+
+
+def test_parameters_and_thinking_reach_the_server_and_defaults_do_not(start_server: Start) -> None:
+    server = start_server()
+    params = SamplingParams(max_tokens=3, top_k=5, seed=9, stop=("x",))
+    ask(server.url, Turn(messages=HI.messages, params=params, thinking=False))
+    sent = server.engine.params[0]
+    assert (sent.max_tokens, sent.top_k, sent.seed, tuple(sent.stop)) == (3, 5, 9, ("x",))
+    assert server.engine.prompts == ["user:Hi|enable_thinking=False|assistant:"]
+
+
+def test_a_raw_prompt_is_a_completion(start_server: Start) -> None:
+    server = start_server()
+    ask(server.url, Turn(raw_prompt="abc", params=SamplingParams(max_tokens=None)))
+    assert server.engine.prompts == ["abc"]
+
+
+def test_an_unknown_model_names_those_there_are(start_server: Start) -> None:
+    with pytest.raises(ModelNotFoundError, match="it serves scripted"):
+        ask(start_server().url, model="other")
+
+
+def test_no_server_says_how_to_start_one() -> None:
+    with pytest.raises(GlmError, match="glm serve"):
+        ask("http://127.0.0.1:9")
+
+
+def test_a_missing_key_says_how_to_give_it(start_server: Start) -> None:
+    server = start_server(key="secret")
+    with pytest.raises(RequestError, match="--api-key"):
+        ask(server.url)
+    assert ask(server.url, key="secret")[0] == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (OverloadedError("full"), OverloadedError),
+        (EngineError("stopped"), OverloadedError),
+        (RequestError("no"), RequestError),
+        (RuntimeError("internal"), EngineError),
+    ],
+)
+def test_a_refusal_becomes_the_same_kind_of_error(
+    start_server: Start, scripted_engine: Any, refusal: Exception, expected: type[Exception]
+) -> None:
+    with pytest.raises(expected):
+        ask(start_server(scripted_engine(refuse=refusal)).url)
+
+
+def test_an_error_in_the_middle_of_a_reply_is_not_its_end(start_server: Start, scripted_engine: Any) -> None:
+    with pytest.raises(EngineError, match="in the middle"):
+        ask(start_server(scripted_engine(fail_after=2)).url)
+
+
+def test_the_verb_talks_to_the_server(start_server: Start, glm: Any) -> None:
+    assert glm("chat", "--url", start_server().url, stdin="Hi\n/bye\n").stdout == "Hello\n"

@@ -1,0 +1,76 @@
+"""`glm serve` as a process: ready, answering, stopping; and what it refuses before loading anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from glm_crush.errors import ConfigError
+
+pytestmark = pytest.mark.requirement("S1", "O1")
+
+COMMAND = [sys.executable, "-c", "from glm_crush.cli.main import main; main()"]
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A server process, its URL and what it printed until it was ready."""
+    command = [*COMMAND, "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"})
+    printed: list[str] = []
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            printed.append(line)
+            if "/docs" in line:
+                break
+        match = re.search(r"http://127\.0\.0\.1:\d+", "".join(printed))
+        assert match, "".join(printed)
+        yield process, match[0], printed
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_a_served_model_answers_and_a_signal_stops_it(tiny_llama: Path) -> None:
+    with serving(str(tiny_llama), "--name", "tiny", "--threads", "1") as (process, url, printed):
+        text = "".join(printed)
+        assert f"curl {url}/v1/chat/completions" in text
+        assert f'openai.OpenAI(base_url="{url}/v1"' in text
+        assert f"glm chat --url {url}" in text
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as api:
+            messages: Any = [{"role": "user", "content": "hello"}]
+            reply = api.chat.completions.create(model="tiny", messages=messages, max_tokens=4, temperature=0)
+            streamed = api.chat.completions.create(
+                model="tiny", messages=messages, max_tokens=4, temperature=0, stream=True
+            )
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
+        assert text == reply.choices[0].message.content
+        assert httpx2.get(f"{url}/ready").json()["models"] == ["tiny"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+
+
+def test_other_machines_need_a_key(glm: Any) -> None:
+    with pytest.raises(ConfigError, match="no key is set"):
+        glm("serve", "--host", "0.0.0.0")
+
+
+def test_a_taken_port_is_refused_before_the_model_is_loaded(glm: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1 port \d+"):
+            glm("serve", "no-such-model", "--port", str(taken.getsockname()[1]))
