@@ -261,6 +261,14 @@ def test_a_hub_that_names_a_path_outside_is_refused(web: Web, store: ModelStore)
         store.pull("hf:org/name")
 
 
+def test_a_model_larger_than_the_disk_is_refused_before_any_file_is_asked_for(web: Web, store: ModelStore) -> None:
+    sibling = {"rfilename": "m.gguf", "lfs": {"sha256": "0" * 64, "size": 10**18}}
+    web.json("/hub/api/models/org/name/revision/main", {"sha": COMMIT, "siblings": [sibling]})
+    with pytest.raises(DownloadError, match=r"needs 1000000000000 MB and \d+ MB are free"):
+        store.pull("hf:org/name")
+    assert len(web.requests) == 1
+
+
 def test_an_answer_that_is_not_of_a_hub_is_an_error(web: Web, store: ModelStore) -> None:
     web.page("/hub/api/models/org/name/revision/main", "<html>welcome</html>")
     with pytest.raises(DownloadError, match="is not the answer of a model hub"):
