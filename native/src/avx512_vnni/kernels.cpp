@@ -3,9 +3,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "../generic/attention.h"
-#include "../generic/rows.h"
+#include "attention_bf16.h"
 #include "matmul.h"
+#include "prepare.h"
 
 namespace glm {
 
@@ -13,15 +13,15 @@ const KernelTable* avx512_vnni_kernels() {
   static constexpr KernelTable table = {
       .name = "avx512_vnni",
       .matmul = {matmul<Format::q4>, matmul<Format::q4a>, matmul<Format::q8g>, matmul<Format::q8>, matmul<Format::bf16>, matmul<Format::f32>},
-      .prepare_row = {prepare_integer_row<Format::q4>, prepare_integer_row<Format::q4a>, prepare_integer_row<Format::q8g>,
-                      prepare_integer_row<Format::q8>, prepare_bf16_row, prepare_f32_row},
+      .prepare_row = {prepare_integer_row_wide<Format::q4>, prepare_integer_row_wide<Format::q4a>, prepare_integer_row_wide<Format::q8g>,
+                      prepare_integer_row_wide<Format::q8>, prepare_bf16_row_wide, prepare_f32_row},
       .lookup_row = {lookup_row<Format::q4>, lookup_row<Format::q4a>, lookup_row<Format::q8g>, lookup_row<Format::q8>,
                      lookup_row<Format::bf16>, lookup_row<Format::f32>},
       .rms_norm = rms_norm,
       .rope = rope,
-      .store_kv = store_kv,
-      .store_query = store_query,
-      .attention_chunk = attention_chunk,
+      .store_kv = store_kv_wide,
+      .store_query = store_query_wide,
+      .attention_chunk = attention_chunk_wide,
       .dot_rows = dot_rows,
   };
   const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&

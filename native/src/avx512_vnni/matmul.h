@@ -42,6 +42,20 @@ GLM_INLINE void unpack_group(const uint8_t* lines, __m512i (&weights)[8]) {
   }
 }
 
+// Scales of one group, ready to be multiplied by a power of two with an integer addition: scale * 2^e has the bits
+// of scale plus those of 2^e minus those of 1. That keeps the multiplier ports for the dot products. A zero has no
+// exponent to add to: rows with a zero scale get codes equal to the zero point instead, so that their sum is 0.
+template <Format F>
+GLM_INLINE __m512i scale_without_bias(const uint8_t* halves, __m512i (&weights)[8]) {
+  constexpr char kZeroPoint = F == Format::q4 ? 8 : F == Format::q4a ? 0 : static_cast<char>(128);
+  const __m512 scale = load_half(halves);
+  const __mmask16 zeros = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
+  if (zeros) [[unlikely]] {
+    for (auto& codes : weights) codes = _mm512_mask_mov_epi32(codes, zeros, _mm512_set1_epi8(kZeroPoint));
+  }
+  return _mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_set1_epi32(0x3f800000));
+}
+
 // sum over the group of code * q, from `init`. Two chains, since one would wait on itself.
 GLM_INLINE __m512i dot_group(const __m512i (&weights)[8], const int8_t* q, const int32_t* init) {
   __m512i even = broadcast(init), odd = _mm512_setzero_si512();
@@ -79,8 +93,9 @@ struct IntegerTile {
       const uint8_t* lines = block + header_bytes(F) + half * kLineBytes;
       __m512i weights[8];
       unpack_group<F>(lines, weights);
-      __m512 scale = _mm512_setzero_ps(), minimum = _mm512_setzero_ps();
-      if constexpr (F != Format::q8) scale = load_half(block + 32 * half);
+      __m512i scale_bits = _mm512_setzero_si512();
+      if constexpr (F != Format::q8) scale_bits = scale_without_bias<F>(block + 32 * half, weights);
+      __m512 minimum = _mm512_setzero_ps();
       if constexpr (F == Format::q4a) minimum = load_half(block + 64 + 32 * half);
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 64, _MM_HINT_T0);
@@ -89,8 +104,8 @@ struct IntegerTile {
 #pragma GCC unroll 12
       for (int t = 0; t < Tokens; ++t) {
         const __m512 sum = _mm512_cvtepi32_ps(dot_group(weights, a.q + q[t] + g * kGroup, a.init + group[t] + g));
-        const __m512 factor = _mm512_set1_ps(a.factor[group[t] + static_cast<size_t>(g)]);
-        acc[t] = _mm512_fmadd_ps(sum, F == Format::q8 ? factor : _mm512_mul_ps(scale, factor), acc[t]);
+        const __m512i factor = broadcast(a.factor + group[t] + g);
+        acc[t] = _mm512_fmadd_ps(sum, _mm512_castsi512_ps(F == Format::q8 ? factor : _mm512_add_epi32(scale_bits, factor)), acc[t]);
         if constexpr (F == Format::q4a) acc[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a.sum[group[t] + static_cast<size_t>(g)]), acc[t]);
       }
       if (half) block += header_bytes(F) + 2 * kLineBytes;
