@@ -237,26 +237,8 @@ class PyExecutor {
                std::optional<nb::ndarray<float, nb::ndim<1>, nb::c_contig>> logprobs, std::optional<nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig>> top_ids,
                std::optional<nb::ndarray<float, nb::ndim<2>, nb::c_contig>> top_logprobs) {
     std::vector<nb::object> keep;
-    const auto span = [&](const char* name) {
-      nb::object array = batch.attr(name);
-      keep.push_back(array);
-      auto data = nb::cast<Vector<int32_t>>(array);
-      return std::span<const int32_t>(data.data(), data.size());
-    };
-    Batch b;
-    b.token_ids = span("token_ids");
-    b.positions = span("positions");
-    b.query_start = span("query_start");
-    b.context_lens = span("context_lens");
-    b.logit_rows = span("logit_rows");
-    nb::object tables = batch.attr("block_tables");
-    keep.push_back(tables);
-    auto table = nb::cast<Table<int32_t>>(tables);
-    b.block_tables = {table.data(), table.size()};
-    b.max_blocks = static_cast<int>(table.shape(1));
-    if (logits.shape(0) < b.logit_rows.size() || logits.shape(1) != static_cast<size_t>(executor_->program().vocab_size)) {
-      throw std::invalid_argument("logits must be [" + std::to_string(b.logit_rows.size()) + ", " + std::to_string(executor_->program().vocab_size) + "]");
-    }
+    const Batch b = read_batch(batch, keep);
+    check_logits(logits, b);
     std::vector<SampleRow> rows;
     std::vector<SampledToken> sampled;
     if (!sample_batch.is_none()) {
@@ -278,9 +260,47 @@ class PyExecutor {
     }
   }
 
+  // drawn [num_steps, S] is written; logits [S, vocab] is work space.
+  void decode(nb::handle batch, Logits logits, nb::handle sample_batch, nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig> drawn) {
+    std::vector<nb::object> keep;
+    const Batch b = read_batch(batch, keep);
+    check_logits(logits, b);
+    std::vector<SampleRow> rows = read_sample_rows(sample_batch, keep, executor_->program().vocab_size);
+    nb::gil_scoped_release release;
+    executor_->decode(b, static_cast<int>(drawn.shape(0)), logits.data(), rows, {drawn.data(), drawn.size()});
+  }
+
   const Executor& get() const { return *executor_; }
 
  private:
+  // The arrays of a ForwardBatch, which `keep` holds alive.
+  static Batch read_batch(nb::handle batch, std::vector<nb::object>& keep) {
+    const auto span = [&](const char* name) {
+      nb::object array = batch.attr(name);
+      keep.push_back(array);
+      auto data = nb::cast<Vector<int32_t>>(array);
+      return std::span<const int32_t>(data.data(), data.size());
+    };
+    Batch b;
+    b.token_ids = span("token_ids");
+    b.positions = span("positions");
+    b.query_start = span("query_start");
+    b.context_lens = span("context_lens");
+    b.logit_rows = span("logit_rows");
+    nb::object tables = batch.attr("block_tables");
+    keep.push_back(tables);
+    auto table = nb::cast<Table<int32_t>>(tables);
+    b.block_tables = {table.data(), table.size()};
+    b.max_blocks = static_cast<int>(table.shape(1));
+    return b;
+  }
+
+  void check_logits(const Logits& logits, const Batch& b) const {
+    if (logits.shape(0) < b.logit_rows.size() || logits.shape(1) != static_cast<size_t>(executor_->program().vocab_size)) {
+      throw std::invalid_argument("logits must be [" + std::to_string(b.logit_rows.size()) + ", " + std::to_string(executor_->program().vocab_size) + "]");
+    }
+  }
+
   nb::list owners_;
   std::unique_ptr<Executor> executor_;
 };
@@ -293,6 +313,7 @@ void bind_executor(nb::module_& m) {
            nb::arg("num_threads"), nb::arg("num_blocks"), nb::arg("max_tokens"), nb::arg("kv_dtype"), nb::arg("kernels").none())
       .def("forward", &PyExecutor::forward, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch").none(), nb::arg("token_ids").none(), nb::arg("logprobs").none(),
            nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
+      .def("decode", &PyExecutor::decode, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch"), nb::arg("drawn"))
       .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
       .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })
       .def_prop_ro("cache_bytes", [](const PyExecutor& e) { return e.get().cache_bytes(); })

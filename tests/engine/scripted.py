@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.output import OutputCollector, RequestDelta
+from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import MakeDetokenizer
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -46,7 +49,10 @@ def logits_for(rule: Rule) -> Callable[[Sequence[int]], Float32]:
 
 
 class ScriptedExecutor:
-    """Computes logits from the context in its block cache; `steps` keeps `(num_tokens, num_seqs)` of each call."""
+    """Computes logits from the context in its block cache.
+
+    `steps` keeps `(num_tokens, num_seqs)` of each forward pass, `decode_calls` the steps of each call of `decode`.
+    """
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class ScriptedExecutor:
         before_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.steps: list[tuple[int, int]] = []
+        self.decode_calls: list[int] = []
         self.sample_batches: list[SampleBatch] = []
         self._cache = np.full((num_blocks, block_size), -1, np.int32)
         self._block_size = block_size
@@ -85,9 +92,38 @@ class ScriptedExecutor:
         self.sample_batches.append(sample_batch)
         return reference_sample(self.forward(batch), sample_batch)
 
+    def decode(self, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int) -> npt.NDArray[np.int32]:
+        self.decode_calls.append(num_steps)
+        return decode_step_by_step(self, batch, sample_batch, num_steps)
+
     def _context(self, table: npt.NDArray[np.int32], length: int) -> list[int]:
         size = self._block_size
         return [int(self._cache[table[p // size], p % size]) for p in range(length)]
+
+
+class StepExecutor(Protocol):
+    def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult: ...
+
+
+def decode_step_by_step(
+    executor: StepExecutor, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int
+) -> npt.NDArray[np.int32]:
+    """What `Executor.decode` does in one call, with a call for each step."""
+    assert len(batch.token_ids) == len(batch.context_lens) == len(batch.logit_rows)
+    drawn = np.full((num_steps, len(batch.token_ids)), -1, np.int32)
+    alive = np.ones(len(batch.token_ids), bool)
+    for step in range(num_steps):
+        tokens = executor.forward_sample(batch, sample_batch).token_ids
+        alive &= tokens >= 0
+        drawn[step, alive] = tokens[alive]
+        batch = replace(
+            batch,
+            token_ids=np.where(alive, tokens, batch.token_ids),
+            positions=batch.positions + 1,
+            context_lens=batch.context_lens + 1,
+        )
+        sample_batch = replace(sample_batch, counter=sample_batch.counter + np.uint64(1))
+    return drawn
 
 
 class LetterDetokenizer:
@@ -115,6 +151,7 @@ def make_engine(
     eos_token_ids: Sequence[int] = (),
     make_detokenizer: MakeDetokenizer | None = lambda skip_special_tokens: LetterDetokenizer(),
     clock: Callable[[], float] | None = None,
+    max_decode_steps: int = 1,
     **limits: int,
 ) -> Engine:
     executor = executor or ScriptedExecutor(num_blocks=num_blocks, block_size=block_size, logits=logits)
@@ -124,6 +161,7 @@ def make_engine(
         Scheduler(step_limits, BlockPool(num_blocks, block_size)),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
+        pacer=DecodePacer(max_steps=max_decode_steps),
         **({} if clock is None else {"clock": clock}),
     )
 

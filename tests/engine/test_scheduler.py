@@ -26,11 +26,18 @@ def make_request(name: str, num_prompt_tokens: int, *, max_tokens: int = 8, **ov
 
 
 def step(scheduler: Scheduler) -> ScheduledBatch:
-    """Schedule, and pretend that the step was computed and drew token 7 everywhere."""
     batch = scheduler.schedule()
-    scheduler.update(batch, [7 for scheduled in batch.requests if scheduled.samples])
+    complete(scheduler, batch)
     scheduler.check_integrity()
     return batch
+
+
+def complete(scheduler: Scheduler, batch: ScheduledBatch) -> None:
+    """Pretend that the step was computed and drew token 7 everywhere."""
+    scheduler.update(batch)
+    for scheduled in batch.requests:
+        if scheduled.samples:
+            scheduled.request.token_ids.extend([7] * batch.num_decode_steps)
 
 
 def summary(batch: ScheduledBatch) -> dict[str, tuple[int, int]]:
@@ -119,7 +126,7 @@ def test_logprobs_of_the_prompt_come_in_bounded_numbers_and_once():
         part = scheduler.schedule().requests[0]
         scored.append(list(part.scored))
         request.prompt_logprobs += [None] * len(part.scored)
-        scheduler.update(ScheduledBatch((part,)), [7] if part.samples else [])
+        complete(scheduler, ScheduledBatch((part,)))
     assert scored == [[1, 2, 3], [4, 5], []]
 
 

@@ -50,9 +50,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert prompt + max_tokens <= self.scheduler.max_request_tokens
             self.requests += new
 
-    @rule()
-    def step(self) -> None:
-        self.take_step()
+    @rule(max_decode_steps=st.integers(1, 4))
+    def step(self, max_decode_steps: int) -> None:
+        self.take_step(max_decode_steps)
 
     @precondition(lambda self: self.open_requests())
     @rule(data=st.data())
@@ -66,21 +66,27 @@ class SchedulerMachine(RuleBasedStateMachine):
     def open_requests(self) -> list[Request]:
         return [r for r in self.requests if r.status is not RequestStatus.FINISHED]
 
-    def take_step(self) -> None:
+    def take_step(self, max_decode_steps: int = 1) -> None:
         decoding = [r for r in self.scheduler.running if r.num_tokens - r.num_computed_tokens == 1]
-        batch = self.scheduler.schedule()
+        batch = self.scheduler.schedule(max_decode_steps=max_decode_steps)
         self.check_promises(batch, decoding)
         for scheduled in batch.requests:
             if scheduled.request.prompt_logprobs is not None:
                 scheduled.request.prompt_logprobs += [None] * len(scheduled.scored)
-        self.scheduler.update(batch, [1 for s in batch.requests if s.samples])
+        self.scheduler.update(batch)
         for scheduled in batch.requests:
             request = scheduled.request
+            if scheduled.samples:
+                request.token_ids.extend([1] * batch.num_decode_steps)
+            assert request.num_output_tokens <= request.max_tokens
             if request.num_output_tokens == request.max_tokens:
                 self.scheduler.finish(request, "length")
 
     def check_promises(self, batch: ScheduledBatch, decoding: list[Request]) -> None:
-        assert batch.num_tokens <= self.limits.token_budget
+        assert sum(part.num_tokens for part in batch.requests) <= self.limits.token_budget
+        if batch.num_decode_steps > 1:
+            assert not self.scheduler.waiting
+            assert all(part.num_tokens == 1 and part.samples for part in batch.requests)
         assert bool(batch.requests) == bool(self.scheduler.has_unfinished)
         scheduled = {s.request for s in batch.requests}
         assert len(scheduled) == len(batch.requests)
@@ -89,7 +95,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for part in batch.requests:
             assert part.num_tokens >= 1
             assert part.start == part.request.num_computed_tokens
-            assert len(part.request.block_table) == self.pool.num_blocks_for(part.request.num_tokens)
+            needed = part.request.num_tokens + batch.num_decode_steps - 1
+            assert len(part.request.block_table) >= self.pool.num_blocks_for(needed)
         if batch.preempted:
             latest = max(request.order for request in scheduled)
             assert all(request.order > latest for request in batch.preempted)

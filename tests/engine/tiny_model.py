@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from glm_crush.config import CrushSettings
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.kernels.program import ForwardBatch
@@ -13,6 +16,7 @@ from glm_crush.kernels.sampling import SampleBatch, SampleResult, reference_samp
 from glm_crush.llm import LLM
 from glm_crush.models.dense_weights import DenseWeights
 from glm_crush.models.loader import LoadedModel
+from tests.engine.scripted import decode_step_by_step
 from tests.models.tiny import tiny_checkpoint
 
 
@@ -21,6 +25,9 @@ class SamplingReferenceExecutor(ReferenceExecutor):
 
     def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult:
         return reference_sample(self.forward(batch), sample_batch)
+
+    def decode(self, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int) -> npt.NDArray[np.int32]:
+        return decode_step_by_step(self, batch, sample_batch, num_steps)
 
 
 def make_reference_executor(

@@ -56,6 +56,11 @@ class Executor {
   // Throws std::invalid_argument naming the array and the value when the batch does not fit.
   void forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled);
 
+  // Draws `num_steps` tokens for every sequence, each computed from the one before. The batch brings one token and
+  // one logit row per sequence, in order, and tables with blocks for all steps. drawn: [num_steps, S], written; -1
+  // from where a sequence could draw nothing. rows: their counters are advanced. Throws as forward.
+  void decode(const Batch& batch, int num_steps, float* logits, std::span<SampleRow> rows, std::span<int32_t> drawn);
+
   int num_threads() const { return pool_.num_threads(); }
   const char* kernels_name() const { return kernels_.name; }
   size_t cache_bytes() const;

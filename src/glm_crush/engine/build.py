@@ -13,6 +13,7 @@ from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.machine import available_memory_bytes, physical_cores
+from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -23,6 +24,8 @@ from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 __all__ = ["BuiltEngine", "MakeExecutor", "build_engine"]
 
 _BLOCK_SIZE = 16
+# Most tokens that one call draws per request: beyond this the saving is small and a reply's end is computed in vain.
+_MAX_DECODE_STEPS = 8
 # Left to the rest of the process and of the machine.
 _SPARE_SHARE = 0.1
 
@@ -87,6 +90,7 @@ def build_engine(
         Scheduler(limits, BlockPool(cache.num_blocks, _BLOCK_SIZE)),
         eos_token_ids=sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids}),
         make_detokenizer=make_detokenizer,
+        pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
     )
     return BuiltEngine(engine, executor, cache)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
+from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import MakeDetokenizer, Reply
 from glm_crush.engine.request import Request
 from glm_crush.engine.request_checks import check_prompt, check_sampling_params
@@ -29,6 +30,7 @@ class Engine:
     Args:
         eos_token_ids: ids that end a reply unless the request ignores them.
         make_detokenizer: called with `skip_special_tokens` for each reply; None = no text, token ids only.
+        pacer: how many tokens a call draws while requests only decode; None = one.
         clock: seconds, for the statistics.
     """
 
@@ -39,6 +41,7 @@ class Engine:
         *,
         eos_token_ids: Sequence[int] = (),
         make_detokenizer: MakeDetokenizer | None = None,
+        pacer: DecodePacer | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.metrics = EngineMetrics()
@@ -46,6 +49,7 @@ class Engine:
         self._runner = runner
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < runner.vocab_size)
         self._make_detokenizer = make_detokenizer
+        self._pacer = pacer or DecodePacer(max_steps=1)
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
         self._replies: dict[Request, Reply] = {}
@@ -96,10 +100,10 @@ class Engine:
         self._check_alive()
         started = self._clock()
         try:
-            batch = self.scheduler.schedule()
+            batch = self.scheduler.schedule(max_decode_steps=self._pacer.num_steps)
             self._note_scheduled(batch, started)
             result = self._runner.execute(batch)
-            self.scheduler.update(batch, result.token_ids)
+            self.scheduler.update(batch)
             for request, logprobs in result.scored:
                 request.add_prompt_logprobs(logprobs)
             now = self._clock()
@@ -110,6 +114,8 @@ class Engine:
             raise self._failure from error
         self.metrics.num_steps += 1
         self.metrics.step_seconds += now - started
+        if len(sampled) == batch.num_tokens // batch.num_decode_steps > 0:
+            self._pacer.record(batch.num_decode_steps, now - started)
         return deltas
 
     def abort(self, request_id: str) -> list[RequestDelta]:
@@ -170,7 +176,7 @@ class Engine:
         metrics = self.metrics
         metrics.num_preemptions += len(batch.preempted)
         for scheduled in batch.requests:
-            metrics.num_computed_tokens += scheduled.num_tokens
+            metrics.num_computed_tokens += scheduled.num_tokens + batch.num_decode_steps - 1
             request = scheduled.request
             if request.first_scheduled_time is None:
                 request.first_scheduled_time = now
@@ -179,24 +185,33 @@ class Engine:
                 metrics.queue_seconds += now - request.arrival_time
                 self._replies[request] = Reply(request, self._make_detokenizer)
 
-    def _absorb(self, request: Request, token_id: int, logprobs: TokenLogprobs | None, now: float) -> RequestDelta:
-        """What the request's newest token adds to its reply."""
+    def _absorb(
+        self, request: Request, token_ids: list[int], logprobs: TokenLogprobs | None, now: float
+    ) -> RequestDelta:
+        """Append the new tokens to the request, up to the one that ends it; returns what they add to its reply."""
         prompt_logprobs = None
         if request.first_token_time is None:
             request.first_token_time = now
             self.metrics.num_first_tokens += 1
             self.metrics.time_to_first_token_seconds += now - request.arrival_time
             prompt_logprobs = None if request.prompt_logprobs is None else tuple(request.prompt_logprobs)
-        if token_id < 0:
-            return self._end_without_token(request, now)
-        self.metrics.num_output_tokens += 1
         reply = self._replies[request]
-        text = reply.push(token_id)
+        num_before = len(request.token_ids)
+        text = ""
+        for token_id in token_ids:
+            if token_id < 0:
+                return self._end_without_token(request, num_before, text, now)
+            request.token_ids.append(token_id)
+            text += reply.push(token_id)
+            if reply.finish_reason is not None:
+                break
+        added = tuple(request.token_ids[num_before:])
+        self.metrics.num_output_tokens += len(added)
         reason = reply.finish_reason
         return RequestDelta(
             request.request_id,
             request.index,
-            (token_id,),
+            added,
             text,
             None if logprobs is None else (logprobs,),
             reason,
@@ -205,17 +220,17 @@ class Engine:
             None if reason is None else self._finish(request, reason, now),
         )
 
-    def _end_without_token(self, request: Request, now: float) -> RequestDelta:
+    def _end_without_token(self, request: Request, num_before: int, text: str, now: float) -> RequestDelta:
         """The sampler found nothing to draw: only this request ends, with an error."""
-        del request.token_ids[-1]
-        text = self._replies[request].abort()
+        text += self._replies[request].abort()
+        added = tuple(request.token_ids[num_before:])
         stats = self._finish(request, "abort", now)
         error = EngineError(
             "No token can be drawn: every logit is NaN or excluded. "
             "Check logit_bias and min_tokens, or the model's weights."
         )
         return RequestDelta(
-            request.request_id, request.index, (), text, finish_reason="abort", stats=stats, error=error
+            request.request_id, request.index, added, text, finish_reason="abort", stats=stats, error=error
         )
 
     def _finish(self, request: Request, reason: FinishReason, now: float) -> RequestStats:

@@ -107,6 +107,18 @@ class Request:
         return self.num_prompt_tokens + self.max_tokens - 1
 
     @property
+    def needs_single_steps(self) -> bool:
+        """Whether what it may draw depends on the token before in ways that the executor does not follow by itself."""
+        params = self.params
+        return (
+            params.logprobs is not None
+            or params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+            or self.num_output_tokens < params.min_tokens
+        )
+
+    @property
     def order(self) -> tuple[int, int]:
         """Sort key of the queues: who goes first."""
         return (self.priority, self.arrival)

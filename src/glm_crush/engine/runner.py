@@ -32,18 +32,25 @@ class Executor(Protocol):
     def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult:
         """One token per logit row."""
 
+    def decode(self, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int) -> npt.NDArray[np.int32]:
+        """Draw `num_steps` tokens per sequence, each computed from the one before: int32 `[num_steps, num_seqs]`.
+
+        Every sequence of the batch brings one token and draws; no penalties, no logprobs. A sequence for which no
+        token can be drawn gets -1 from there on.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step yielded.
 
     Attributes:
-        token_ids: one per request that sampled, in order; -1 where no token could be drawn.
-        logprobs: of those tokens; None where they were not asked for.
+        token_ids: the new tokens of each request that sampled, in order; -1 where no token could be drawn.
+        logprobs: of the one new token; None where they were not asked for.
         scored: prompt tokens' logprobs, in order of position.
     """
 
-    token_ids: list[int]
+    token_ids: list[list[int]]
     logprobs: list[TokenLogprobs | None]
     scored: list[tuple[Request, TokenLogprobs]]
 
@@ -64,13 +71,16 @@ class Runner:
         if sample_batch.num_rows == 0:
             self._executor.forward(forward_batch)
             return StepResult([], [], [])
+        if batch.num_decode_steps > 1:
+            tokens = self._executor.decode(forward_batch, sample_batch, batch.num_decode_steps)
+            return StepResult(tokens.T.tolist(), [None] * len(batch.requests), [])
         return _read(batch, self._executor.forward_sample(forward_batch, sample_batch))
 
 
 def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
     """Deal the rows out to the requests they belong to."""
     drawn = result.token_ids.tolist()
-    token_ids: list[int] = []
+    token_ids: list[list[int]] = []
     logprobs: list[TokenLogprobs | None] = []
     scored: list[tuple[Request, TokenLogprobs]] = []
     row = 0
@@ -81,7 +91,7 @@ def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
             row += 1
         if scheduled.samples:
             wanted = request.params.logprobs
-            token_ids.append(drawn[row])
+            token_ids.append([drawn[row]])
             logprobs.append(None if wanted is None else _token_logprobs(result, row, wanted))
             row += 1
     return StepResult(token_ids, logprobs, scored)

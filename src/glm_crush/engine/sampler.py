@@ -20,8 +20,6 @@ from glm_crush.types import SamplingParams
 
 __all__ = ["SampleBatchBuilder"]
 
-_ONE = np.uint64(1)
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -51,7 +49,7 @@ class SampleBatchBuilder:
         if any(scheduled.scored for scheduled in batch.requests):
             return self._build_with_scored_rows(batch)
         if sampling == self._requests and all(_may_not_stop(request) for request in self._unstoppable):
-            self._batch.counter[:] += _ONE
+            self._batch.counter[:] = [request.num_output_tokens for request in sampling]
         else:
             histories = {row.history.request: row.history for row in self._rows if row.history is not None}
             self._requests = sampling

@@ -65,14 +65,19 @@ class ScheduledRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """One engine step: who computes what, and who lost its blocks to make room."""
+    """One engine step: who computes what, and who lost its blocks to make room.
+
+    Attributes:
+        num_decode_steps: tokens that each request draws, one after the other; more than 1 only if all do nothing else.
+    """
 
     requests: tuple[ScheduledRequest, ...]
     preempted: tuple[Request, ...] = ()
+    num_decode_steps: int = 1
 
     @property
     def num_tokens(self) -> int:
-        return sum(scheduled.num_tokens for scheduled in self.requests)
+        return sum(scheduled.num_tokens for scheduled in self.requests) * self.num_decode_steps
 
 
 class Scheduler:
@@ -131,26 +136,26 @@ class Scheduler:
             self._num_arrivals += 1
             insort(self.waiting, request, key=_ORDER)
 
-    def schedule(self) -> ScheduledBatch:
+    def schedule(self, *, max_decode_steps: int = 1) -> ScheduledBatch:
         """Plan one step: iteration-level scheduling (Yu et al., Orca, OSDI '22) with preemption.
 
         Running requests come first, in order, and each that is one token behind is certain to be in the step;
         what the budget has left goes to those that are further behind, then to waiting ones. Takes blocks from
-        the pool and moves requests between the queues.
+        the pool and moves requests between the queues. Where all requests decode and nobody waits, the step may draw
+        up to `max_decode_steps` tokens for each.
         """
         scheduled, preempted, budget_left = self._extend_running()
         if not preempted:
             self._admit_waiting(scheduled, budget_left)
-        return ScheduledBatch(tuple(scheduled), tuple(preempted))
+        num_decode_steps = 1
+        if max_decode_steps > 1 and not preempted and not self.waiting and len(scheduled) == len(self.running):
+            num_decode_steps = self._reserve_decode_steps(scheduled, max_decode_steps)
+        return ScheduledBatch(tuple(scheduled), tuple(preempted), num_decode_steps)
 
-    def update(self, batch: ScheduledBatch, new_token_ids: Sequence[int]) -> None:
-        """Record that `batch` was computed and append one new token to each request that sampled, in order."""
-        tokens = iter(new_token_ids)
+    def update(self, batch: ScheduledBatch) -> None:
+        """Record that `batch` was computed; the caller appends the drawn tokens to their requests."""
         for scheduled in batch.requests:
-            request = scheduled.request
-            request.num_computed_tokens += scheduled.num_tokens
-            if scheduled.samples:
-                request.token_ids.append(next(tokens))
+            scheduled.request.num_computed_tokens += scheduled.num_tokens + batch.num_decode_steps - 1
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request, wherever it is, and give back its blocks."""
@@ -216,6 +221,24 @@ class Scheduler:
             num_tokens = self._chunk(request, request.num_tokens, budget_left)
             budget_left -= num_tokens
             scheduled.append(_part_of_step(request, num_tokens))
+
+    def _reserve_decode_steps(self, scheduled: list[ScheduledRequest], max_steps: int) -> int:
+        """How many tokens all of them can draw one after the other; takes the blocks for them."""
+        for part in scheduled:
+            request = part.request
+            if part.num_tokens > 1 or not part.samples or request.needs_single_steps:
+                return 1
+            max_steps = min(max_steps, request.max_tokens - request.num_output_tokens)
+        missing = [
+            self._pool.num_blocks_for(len(part.request.token_ids) + max_steps - 1) - len(part.request.block_table)
+            for part in scheduled
+        ]
+        if sum(count for count in missing if count > 0) > self._pool.num_free:
+            return 1
+        for part, count in zip(scheduled, missing, strict=True):
+            if count > 0:
+                part.request.block_table.extend(self._pool.try_allocate(count) or ())
+        return max_steps
 
     def _chunk(self, request: Request, remaining: int, budget: int) -> int:
         """How many of the `remaining` tokens the step computes."""

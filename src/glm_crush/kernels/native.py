@@ -118,6 +118,27 @@ class Executor:
         self._step(batch, self._logits[:rows], sample_batch, result)
         return result
 
+    def decode(self, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int) -> npt.NDArray[np.int32]:
+        """Draw `num_steps` tokens per sequence, each computed from the one before, in one call.
+
+        Every sequence of the batch brings one token and one logit row; its block table reaches over all steps. No
+        penalties and no logprobs.
+
+        Returns: int32 `[num_steps, num_seqs]`; -1 from where a sequence could draw nothing.
+
+        Raises:
+            KernelError: as `forward_sample`.
+        """
+        rows = len(batch.context_lens)
+        if rows > len(self._logits):
+            self._logits = np.empty((rows, self._vocab_size), np.float32)
+        drawn = np.empty((num_steps, rows), np.int32)
+        try:
+            self._executor.decode(batch, self._logits[:rows], sample_batch, drawn)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+        return drawn
+
     def _step(
         self,
         batch: ForwardBatch,
