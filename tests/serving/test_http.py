@@ -75,7 +75,17 @@ def test_a_body_above_the_limit_is_refused_declared_or_not(start_server: Start) 
     assert httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT).status_code == 200
 
 
-def test_the_openapi_document_describes_the_bodies(start_server: Start) -> None:
-    document = httpx2.get(f"{start_server().url}/openapi.json").json()
-    schema = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "messages" in schema["properties"]
+def test_the_openapi_document_describes_every_route_and_its_body(start_server: Start) -> None:
+    server = start_server()
+    document = httpx2.get(f"{server.url}/openapi.json").json()
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    assert schema["required"] == ["messages"]
+    assert schema["additionalProperties"] is False
+    assert set(document["paths"]) == {
+        *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"),
+        *("/health", "/ready", "/version"),
+    }
+    page = httpx2.get(f"{server.url}/docs").text
+    assert "/v1/chat/completions" in page
+    assert "http" not in page.replace("/openapi.json", "")

@@ -20,7 +20,7 @@ from glm_crush.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastapi import FastAPI
+    from starlette.applications import Starlette
 
 __all__ = ["bind", "check_exposure", "run_server", "server_url"]
 
@@ -78,7 +78,7 @@ def server_url(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_server(app: FastAPI, bound: socket.socket, settings: ApiSettings, *, on_ready: Callable[[str], None]) -> None:
+def run_server(app: Starlette, bound: socket.socket, settings: ApiSettings, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
     `on_ready` is told the URL once requests are taken.
