@@ -108,16 +108,18 @@ def _time_prefill(engine: Engine, prompts: list[list[int]]) -> float:
 
 
 def _time_decode(engine: Engine, prompts: list[list[int]], generate_tokens: int, max_tokens: int) -> float:
-    """Seconds of `generate_tokens` steps in which every sequence draws a token."""
+    """Seconds that `generate_tokens` more tokens of every sequence take, once all have drawn their first."""
     params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=max_tokens)
     requests = [engine.add_request(prompt, params) for prompt in prompts]
     begun: set[str] = set()
     while len(begun) < len(requests):
         begun.update(delta.request_id for delta in engine.step())
+    wanted = len(requests) * generate_tokens
+    drawn = 0
     started = time.perf_counter()
-    for _ in range(generate_tokens):
-        engine.step()
+    while drawn < wanted:
+        drawn += sum(len(delta.token_ids) for delta in engine.step())
     seconds = time.perf_counter() - started
     for request_id in requests:
         engine.abort(request_id)
-    return seconds
+    return seconds * wanted / drawn  # a step may draw several tokens at once, more than was asked for
