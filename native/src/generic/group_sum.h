@@ -9,6 +9,17 @@
 namespace glm {
 namespace {
 
+// Ends an addition here. Without it the compiler regroups the integer sums of a whole group, which is exact but
+// makes it keep every product and spill them all.
+template <class Vector>
+GLM_INLINE void finish_addition(Vector& sum) {
+#if defined(__SSE2__)
+  asm("" : "+x"(sum));
+#else
+  static_cast<void>(sum);
+#endif
+}
+
 #if defined(__AVXVNNI__)
 
 // vpdpbusd: four unsigned times signed products added to an int32 lane.
@@ -35,6 +46,7 @@ struct GroupSum<4> {
   GLM_INLINE void start(const int32_t*) { sum = Shorts{}; }
   GLM_INLINE void add(Ints codes, Ints q) {
     sum += reinterpret_cast<Shorts>(_mm256_maddubs_epi16(reinterpret_cast<__m256i>(codes), reinterpret_cast<__m256i>(q)));
+    finish_addition(sum);
   }
   GLM_INLINE Ints result(const int32_t* init) const {
     return reinterpret_cast<Ints>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), _mm256_set1_epi16(1))) + splat(*init);
@@ -51,6 +63,7 @@ struct GroupSum<8> {
     const auto weight = reinterpret_cast<__m256i>(codes ^ static_cast<int32_t>(0x80808080));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(reinterpret_cast<__m256i>(q), weight));
     sum += reinterpret_cast<Ints>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    finish_addition(sum);
   }
   GLM_INLINE Ints result(const int32_t*) const { return sum; }
 };
@@ -81,7 +94,10 @@ template <>
 struct GroupSum<4> {
   Shorts sum;
   GLM_INLINE void start(const int32_t*) { sum = Shorts{}; }
-  GLM_INLINE void add(Ints codes, Ints q) { sum += even_bytes(codes) * even_signed(q) + odd_bytes(codes) * odd_signed(q); }
+  GLM_INLINE void add(Ints codes, Ints q) {
+    sum += even_bytes(codes) * even_signed(q) + odd_bytes(codes) * odd_signed(q);
+    finish_addition(sum);
+  }
   GLM_INLINE Ints result(const int32_t* init) const {
     const Ints pairs = reinterpret_cast<Ints>(sum);
     return ((pairs << 16) >> 16) + (pairs >> 16) + splat(*init);
@@ -94,6 +110,7 @@ struct GroupSum<8> {
   GLM_INLINE void start(const int32_t* init) { sum = splat(*init); }
   GLM_INLINE void add(Ints codes, Ints q) {
     sum += multiply_pairs(even_bytes(codes), even_signed(q)) + multiply_pairs(odd_bytes(codes), odd_signed(q));
+    finish_addition(sum);
   }
   GLM_INLINE Ints result(const int32_t*) const { return sum; }
 };

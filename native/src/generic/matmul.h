@@ -43,26 +43,28 @@ GLM_INLINE void add_group(const uint8_t* lines, const TileRows<Tokens>& rows, in
   const int columns = group * kGroup;
 #pragma GCC unroll 8
   for (int line = 0; line < Bits; ++line) {
-    Ints codes[kPieces];
+    Ints packed[kPieces];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPieces; ++p) codes[p] = load<Ints>(lines + line * 64 + p * kLanes * 4);
+    for (int p = 0; p < kPieces; ++p) packed[p] = load<Ints>(lines + line * 64 + p * kLanes * 4);
+    // A line of 4-bit codes holds four columns in its low nibbles and four in its high ones.
+#pragma GCC unroll 2
+    for (int half = 0; half < 8 / Bits; ++half) {
+      Ints codes[kPieces];
 #pragma GCC unroll 4
-    for (int t = 0; t < Tokens; ++t) {
-      const Ints q = splat_4_bytes(rows.q[t] + columns + line * 4);
+      for (int p = 0; p < kPieces; ++p) codes[p] = Bits == 8 ? packed[p] : (packed[p] >> (4 * half)) & 0x0f0f0f0f;
 #pragma GCC unroll 4
-      for (int p = 0; p < kPieces; ++p) sums[t][p].add(Bits == 4 ? codes[p] & 0x0f0f0f0f : codes[p], q);
-      if constexpr (Bits == 4) {
-        const Ints q_high = splat_4_bytes(rows.q[t] + columns + kGroup / 2 + line * 4);
+      for (int t = 0; t < Tokens; ++t) {
+        const Ints q = splat_4_bytes(rows.q[t] + columns + half * kGroup / 2 + line * 4);
 #pragma GCC unroll 4
-        for (int p = 0; p < kPieces; ++p) sums[t][p].add((codes[p] >> 4) & 0x0f0f0f0f, q_high);
+        for (int p = 0; p < kPieces; ++p) sums[t][p].add(codes[p], q);
       }
     }
   }
 }
 
-// y[t][0..16) = the sums of one panel for the tokens of the tile, scales applied.
+// The sums of one panel for the tokens of the tile, scales applied; token t's 16 go to y + 32 t.
 template <Format F, int Tokens>
-inline void integer_panel(const uint8_t* panel, int cols, const TileRows<Tokens>& rows, float (*y)[2 * kPanelRows]) {
+inline void integer_panel(const uint8_t* panel, int cols, const TileRows<Tokens>& rows, float* y) {
   constexpr int Bits = bits_of(F);
   const uint8_t* block = panel + (F == Format::q8 ? 64 : 0);
   Floats acc[Tokens][kPieces] = {};
@@ -92,7 +94,7 @@ inline void integer_panel(const uint8_t* panel, int cols, const TileRows<Tokens>
   for (int t = 0; t < Tokens; ++t)
     for (int p = 0; p < kPieces; ++p) {
       const Floats scale = F == Format::q8 ? rows.scale[t] * load<Floats>(panel + p * kLanes * 4) : splat(rows.scale[t]);
-      store(y[t] + p * kLanes, acc[t][p] * scale);
+      store(y + t * 2 * kPanelRows + p * kLanes, acc[t][p] * scale);
     }
 }
 
@@ -105,16 +107,16 @@ void integer_matmul(const MatmulArgs& args) {
     for_tiles<kTile>(args.num_tokens, [&]<int Tokens>(int begin) {
       const TileRows<Tokens> rows(args, begin);
       float y[Tokens][2 * kPanelRows];
-      integer_panel<F, Tokens>(panel, args.cols, rows, y);
-      integer_panel<F, Tokens>(panel + bytes, args.cols, rows, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
+      integer_panel<F, Tokens>(panel, args.cols, rows, y[0]);
+      integer_panel<F, Tokens>(panel + bytes, args.cols, rows, y[0] + kPanelRows);
       for (int t = 0; t < Tokens; ++t) finish(args, pair, begin + t, y[t]);
     });
   }
 }
 
-// bf16 and f32: the sums of one panel, columns ascending, one accumulator per row and token.
+// bf16 and f32: the sums of one panel, columns ascending, one accumulator per row and token. `y` as above.
 template <Format F, int Tokens>
-inline void float_panel(const uint8_t* panel, int cols, const void* const (&rows)[Tokens], float (*y)[2 * kPanelRows]) {
+inline void float_panel(const uint8_t* panel, int cols, const void* const (&rows)[Tokens], float* y) {
   Floats acc[Tokens][kPieces] = {};
   for (int column = 0; column < cols; column += F == Format::bf16 ? 2 : 1, panel += 64) {
     Ints weights[kPieces];
@@ -135,7 +137,7 @@ inline void float_panel(const uint8_t* panel, int cols, const void* const (&rows
     }
   }
   for (int t = 0; t < Tokens; ++t)
-    for (int p = 0; p < kPieces; ++p) store(y[t] + p * kLanes, acc[t][p]);
+    for (int p = 0; p < kPieces; ++p) store(y + t * 2 * kPanelRows + p * kLanes, acc[t][p]);
 }
 
 template <Format F>
@@ -150,8 +152,8 @@ void float_matmul(const MatmulArgs& args) {
         rows[t] = F == Format::bf16 ? static_cast<const void*>(args.a.bf16 + row) : static_cast<const void*>(args.a.f32 + row);
       }
       float y[Tokens][2 * kPanelRows];
-      float_panel<F, Tokens>(panel, args.cols, rows, y);
-      float_panel<F, Tokens>(panel + bytes, args.cols, rows, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
+      float_panel<F, Tokens>(panel, args.cols, rows, y[0]);
+      float_panel<F, Tokens>(panel + bytes, args.cols, rows, y[0] + kPanelRows);
       for (int t = 0; t < Tokens; ++t) finish(args, pair, begin + t, y[t]);
     });
   }
