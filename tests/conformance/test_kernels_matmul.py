@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glm_crush.kernels._native import kernels
-from glm_crush.kernels.reference_math import gated_activation, round_to_bfloat16
+from glm_crush.kernels.reference_math import gated_activation, round_to_bfloat16, to_block_float
 from glm_crush.weights.layout import (
     FORMATS,
     QuantBlocks,
@@ -97,6 +97,15 @@ def test_prepared_activations_keep_the_precision_of_each_group(variant, fmt, col
     largest = np.abs(grouped).max(axis=-1, keepdims=True)
     row_largest = np.abs(x).max(axis=-1)[:, None, None]
     assert (difference <= 1.001 * np.maximum(largest, row_largest * 2**-15) / 127).all()
+
+
+@variants
+@pytest.mark.parametrize("fmt", ["q4", "q4a", "q8g", "q8"])
+@pytest.mark.parametrize("cols", [1, 31, 96, 100, 576])
+def test_prepared_activations_are_those_of_the_numpy_twin_bit_for_bit(variant, fmt, cols):
+    x = activations(6, cols)
+    x[4] *= 1e-32  # counts as zero
+    np.testing.assert_array_equal(prepared(variant, fmt, x), to_block_float(x).float32()[:, :cols])
 
 
 @variants

@@ -14,11 +14,11 @@ from glm_crush.kernels.reference_math import (
     DenseWeight,
     gated_activation,
     linear,
-    quantize_int8,
     rms_norm,
     rotate,
     round_to_bfloat16,
     split_gated,
+    to_block_float,
 )
 
 
@@ -35,9 +35,25 @@ def test_rms_norm_of_zeros_is_zero() -> None:
     np.testing.assert_array_equal(rms_norm(f32([[0, 0]]), f32([1, 1]), eps=1e-6), [[0, 0]])
 
 
-def test_int8_rounding_has_127_steps_up_to_the_largest_value_of_a_row() -> None:
-    rounded = quantize_int8(f32([[127, 1.4, -1.6, 0.4], [0, 0, 0, 0], [-254, 3, 1, 0]]))
-    np.testing.assert_array_equal(rounded, [[127, 1, -2, 0], [0, 0, 0, 0], [-254, 4, 0, 0]])
+def test_a_group_has_127_steps_up_to_a_power_of_two_below_the_largest_value_of_the_row() -> None:
+    """127 / 32 = 3.97 is the smallest power that holds a group whose largest value is 3: 32 times finer steps."""
+    x = np.zeros((1, 70), np.float32)
+    x[0, :3] = (127, 1.4, -1.6)
+    x[0, 32:35] = (3, -0.26, 0.01)
+    x[0, 69] = 0.002  # below 127 / 2^15: the finest step there is
+    rounded = to_block_float(x)
+    assert rounded.q[0, :3].tolist() == [127, 1, -2]
+    assert rounded.q[0, 32:35].tolist() == [96, -8, 0]
+    assert rounded.q[0, 69] == 66
+    assert rounded.factor.tolist() == [[2.0**15, 2.0**10, 1.0]]
+    assert rounded.scale.tolist() == [2.0**-15]
+    np.testing.assert_array_equal(rounded.float32()[0, [0, 32, 33, 69]], f32([127, 3, -0.25, 66 / 2**15]))
+
+
+def test_zero_rows_and_rows_too_small_to_divide_by_become_zero() -> None:
+    rounded = to_block_float(f32([[0, 0], [1e-31, 0]]))
+    assert not rounded.q.any()
+    assert rounded.scale.tolist() == [0, 0]
 
 
 def test_bfloat16_rounding_keeps_eight_bits_ties_to_even() -> None:

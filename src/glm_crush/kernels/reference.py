@@ -41,8 +41,8 @@ class ReferenceExecutor:
         num_blocks: blocks of the KV cache.
         block_size: positions per block.
         kv_dtype: "f32", or "bf16" to round keys and values when they are written.
-        quantize_activations: round inputs of linear weights as the integer and bf16 kernels do: int8 per
-            token (per token and head in `HeadLinear`) for q4, q4a, q8 and q8g; bfloat16 for bf16; not at all for f32.
+        quantize_activations: round inputs of linear weights as the integer and bf16 kernels do: block
+            floating point (see `to_block_float`) for q4, q4a, q8 and q8g; bfloat16 for bf16; not at all for f32.
     """
 
     def __init__(

@@ -15,22 +15,26 @@ import numpy.typing as npt
 from glm_crush.kernels.program import Rope
 
 __all__ = [
+    "BlockFloat",
     "DenseWeight",
     "Float32",
     "WeightSource",
     "gated_activation",
     "linear",
-    "quantize_int8",
     "rms_norm",
     "rotate",
     "round_to_bfloat16",
     "split_gated",
+    "to_block_float",
 ]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 PANEL_ROWS = 16
+GROUP = 32
+LARGEST_EXPONENT = 15
+SMALLEST_MAXIMUM = 1e-30  # 127 / max must stay finite
 INTEGER_FORMATS = ("q4", "q4a", "q8", "q8g")
 
 
@@ -63,11 +67,44 @@ def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
     return np.asarray(x / np.sqrt(mean_square + np.float32(eps)) * weight, np.float32)
 
 
-def quantize_int8(x: Float32) -> Float32:
-    """Rounds each row to 255 levels: `scale = absmax / 127`, `q = rint(x / scale)`; returns `q * scale`."""
-    scale = np.max(np.abs(x), axis=-1, keepdims=True) / np.float32(127)
-    codes = np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0))
-    return np.asarray(np.clip(codes, -127, 127) * scale, np.float32)
+@dataclass(frozen=True)
+class BlockFloat:
+    """Rows in block floating point, `x ~ scale * factor * q`: what the integer kernels multiply with.
+
+    Attributes:
+        q: int8 `[num_tokens, groups * 32]`, zero in the padding.
+        factor: float32 `[num_tokens, groups]`, powers of two 2^0 .. 2^15.
+        scale: float32 `[num_tokens]`, the largest value of the row / (127 * 2^15).
+    """
+
+    q: npt.NDArray[np.int8]
+    factor: Float32
+    scale: Float32
+
+    def float32(self) -> Float32:
+        """The numbers these stand for, padding included."""
+        return self.q * self.scale[:, None] * np.repeat(self.factor, GROUP, axis=1)
+
+
+def to_block_float(x: Float32) -> BlockFloat:
+    """Rounds each row of float32 `[num_tokens, cols]` to int8 with a power of two per group of 32 columns.
+
+    The power is the smallest 2^e, e in [0, 15], with which the group's largest value fits:
+    `group_max <= row_max * 2^(e - 15)`. Then `q = rint(x * 127 / row_max * 2^(15 - e))`.
+    """
+    groups = np.pad(x, ((0, 0), (0, -x.shape[1] % GROUP))).reshape(len(x), -1, GROUP)
+    group_max = np.abs(groups).max(axis=2)
+    row_max = group_max.max(axis=1, initial=0)[:, None]
+    is_zero = row_max < np.float32(SMALLEST_MAXIMUM)
+    row_max = np.where(is_zero, np.float32(1), row_max)
+    group_mantissa, group_power = np.frexp(group_max)
+    row_mantissa, row_power = np.frexp(row_max)
+    wanted = LARGEST_EXPONENT + group_power - row_power + (group_mantissa > row_mantissa)
+    exponent = np.where(is_zero | (group_max == 0), 0, np.clip(wanted, 0, LARGEST_EXPONENT)).astype(np.int32)
+    multiplier = np.ldexp(np.where(is_zero, np.float32(0), np.float32(127) / row_max), LARGEST_EXPONENT - exponent)
+    q = np.rint(groups * multiplier[:, :, None]).astype(np.int8).reshape(len(x), -1)
+    scale = np.where(is_zero, np.float32(0), row_max / np.float32(127) * np.float32(2.0**-LARGEST_EXPONENT))
+    return BlockFloat(q, np.ldexp(np.float32(1), exponent), scale[:, 0])
 
 
 def round_to_bfloat16(x: Float32) -> Float32:
@@ -84,10 +121,11 @@ def linear(x: Float32, weight: DenseWeight, expert: int = 0, *, quantize_activat
         x: float32 `[num_tokens, cols]`.
         weight: the weight.
         expert: which of its stacked matrices.
-        quantize_activations: round `x` as the kernels do: int8 per token for integer formats, bfloat16 for bf16.
+        quantize_activations: round `x` as the kernels do: block floating point for integer formats, bfloat16 for
+            bf16.
     """
     if quantize_activations and weight.format in INTEGER_FORMATS:
-        x = quantize_int8(x)
+        x = to_block_float(x).float32()[:, : x.shape[1]]
     elif quantize_activations and weight.format == "bf16":
         x = round_to_bfloat16(x)
     product: Float32 = x @ weight.values[expert].T
