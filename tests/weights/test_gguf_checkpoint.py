@@ -13,6 +13,7 @@ from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.models.compiler import compile_model
 from glm_crush.weights.checkpoint import open_checkpoint
 from tests.models.tiny import tiny_config, tiny_tensors
+from tests.weights import gguf_files
 from tests.weights.gguf_files import ARCH_OF, tiny_gguf
 
 pytestmark = pytest.mark.requirement("M2")
@@ -83,8 +84,6 @@ def test_kv_b_proj_is_put_together_head_by_head(tmp_path: Path) -> None:
 
 
 def test_a_fused_attn_qkv_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.weights import gguf_files
-
     convert = gguf_files.convert
 
     def fused(family: str, config: Any, tensors: Any) -> dict[str, np.ndarray]:
@@ -103,8 +102,6 @@ def test_a_fused_attn_qkv_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_experts_of_old_files_lie_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.weights import gguf_files
-
     convert = gguf_files.convert
 
     def single(family: str, config: Any, tensors: Any) -> dict[str, np.ndarray]:
@@ -130,8 +127,6 @@ def test_every_token_that_ends_a_turn_is_collected(tmp_path: Path) -> None:
 
 
 def test_llama_3_scaling_is_recovered_from_its_divisors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.weights import gguf_files
-
     convert = gguf_files.convert
     theta, half = 500000.0, 10
     wavelength = 2 * np.pi * theta ** (np.arange(half) / half)
@@ -157,11 +152,17 @@ def test_rope_scaling_keys_become_rope_scaling(tmp_path: Path) -> None:
         "rope_type": "linear",
         "factor": 8.0,
     }
-    yarn = {**linear, "rope.scaling.type": "yarn", "rope.scaling.original_context_length": 4096}
+    yarn = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 8.0,
+        "rope.scaling.original_context_length": 4096,
+        "rope.scaling.yarn_beta_fast": 16.0,
+    }
     assert open_checkpoint(tiny_gguf("qwen3", tmp_path, extra=yarn)).config["rope_scaling"] == {
         "rope_type": "yarn",
         "factor": 8.0,
         "original_max_position_embeddings": 4096,
+        "beta_fast": 16.0,
     }
 
 
@@ -225,8 +226,6 @@ def test_heads_that_do_not_share_the_rows_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_of_another_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.weights import gguf_files
-
     convert = gguf_files.convert
     extra = {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}
     monkeypatch.setattr(gguf_files, "convert", lambda *a: {**convert(*a), **extra})
@@ -235,8 +234,6 @@ def test_a_tensor_of_another_architecture_is_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_split_file_is_read_whole_from_any_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.weights import gguf_files
-
     convert = gguf_files.convert
     for number in (0, 1):
 
@@ -257,3 +254,23 @@ def test_a_split_file_is_read_whole_from_any_part(tmp_path: Path, monkeypatch: p
     (tmp_path / "tiny-00002-of-00002.gguf").unlink()
     with pytest.raises(CheckpointError, match=r"tiny-00002-of-00002\.gguf is missing"):
         open_checkpoint(tmp_path / "tiny-00001-of-00002.gguf")
+
+
+def test_a_tensor_in_two_parts_or_under_two_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        written = tiny_gguf("llama", tmp_path, extra={"split.no": number - 1, "split.count": 2})
+        written.rename(tmp_path / f"tiny-0000{number}-of-00002.gguf")
+    with pytest.raises(CheckpointError, match=r"'token_embd\.weight' is in another part too"):
+        open_checkpoint(tmp_path / "tiny-00001-of-00002.gguf")
+
+    convert = gguf_files.convert
+    extra = {"blk.0.ffn_up.3.weight": np.zeros((88, 72), np.float32)}
+    monkeypatch.setattr(gguf_files, "convert", lambda *a: {**convert(*a), **extra})
+    with pytest.raises(CheckpointError, match=r"experts\.3\.w3\.weight' is there twice, under different spellings"):
+        open_checkpoint(tiny_gguf("mixtral", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a-00001-of-2.gguf", "a-1-of-00002.gguf", "a-0000x-of-00002.gguf", "of-.gguf"])
+def test_a_name_that_only_looks_like_a_part_is_one_file(name: str, tmp_path: Path) -> None:
+    path = tiny_gguf("llama", tmp_path).rename(tmp_path / name)
+    assert open_checkpoint(path).files == (path,)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from glm_crush.errors import CheckpointError, UnsupportedModelError
 from glm_crush.weights.checkpoint import Checkpoint, open_checkpoint
@@ -243,3 +246,63 @@ def test_a_scale_that_does_not_fit_is_named(tmp_path: Path, tensors: Tensors) ->
     checkpoint = open_folder(tmp_path, tensors, {})
     with pytest.raises((CheckpointError, UnsupportedModelError), match=r"x\.weight"):
         checkpoint.tensor("x.weight")
+
+
+def test_blocks_of_another_size_are_read_from_the_configuration(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.normal(size=(40, 50)).astype(ml_dtypes.float8_e4m3fn)
+    scale = rng.uniform(0.1, 1, (3, 2)).astype(np.float32)
+    tensors: Tensors = {"x.weight": ("F8_E4M3", values.view(np.uint8)), "x.weight_scale": ("F32", scale)}
+    groups = {"group_0": {"weights": {"num_bits": 8, "block_structure": [16, 32]}}}
+    config = {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": groups}
+    expected = values.astype(np.float32) * np.repeat(np.repeat(scale, 16, 0), 32, 1)[:40, :50]
+    np.testing.assert_array_equal(open_folder(tmp_path, tensors, config).tensor("x.weight").float32(), expected)
+
+
+@pytest.mark.parametrize("size", [[128], [0, 128], [128, "128"], "128", [128.0, 128.0]])
+def test_a_block_size_that_is_none_is_refused(tmp_path: Path, size: object) -> None:
+    tensors: Tensors = {
+        "x.weight": ("F8_E4M3", np.zeros((4, 4), np.uint8)),
+        "x.weight_scale_inv": ("F32", np.ones((1, 1), np.float32)),
+    }
+    checkpoint = open_folder(tmp_path, tensors, {"quant_method": "fp8", "weight_block_size": size})
+    with pytest.raises(CheckpointError, match=r"'x\.weight': weight block size"):
+        checkpoint.tensor("x.weight")
+
+
+SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
+PARTS = {
+    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
+    "awq": ("qweight", "qzeros", "scales"),
+    "compressed-tensors": ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
+    "fp8": ("weight", "weight_scale", "weight_scale_inv"),
+}
+
+
+@pytest.mark.parametrize("method", PARTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(data=st.data())
+def test_parts_of_any_shape_are_read_or_refused(method: str, tmp_path: Path, data: st.DataObject) -> None:
+    tensors: Tensors = {}
+    for part in PARTS[method]:
+        shape = data.draw(st.none() | SHAPES, part)
+        if shape is None:
+            continue
+        numbers = np.full(shape, data.draw(st.integers(-3, 9), part))
+        if part in ("scales", "weight_scale", "weight_scale_inv"):
+            tensors[f"x.{part}"] = ("F32", numbers.astype(np.float32))
+        elif part == "weight":
+            tensors[f"x.{part}"] = ("F8_E4M3", numbers.astype(np.uint8))
+        else:
+            tensors[f"x.{part}"] = ("I32", numbers.astype(np.int32))
+    with contextlib.suppress(CheckpointError, UnsupportedModelError):
+        checkpoint = open_folder(
+            tmp_path, tensors, {"quant_method": method, "bits": data.draw(st.sampled_from([4, 8]))}
+        )
+        for name in checkpoint.names():
+            tensor = checkpoint.tensor(name)
+            values = tensor.float32()
+            assert values.shape == tensor.shape
+            blocks = tensor.blocks()
+            if blocks is not None:
+                assert blocks.codes.shape == tensor.shape
+                assert blocks.scales.shape == (tensor.shape[0], -(-tensor.shape[1] // 32))

@@ -114,6 +114,7 @@ def _llama(reader: GgufMetadata, config: Config, shapes: Mapping[str, tuple[int,
         config["model_type"], config["architectures"] = "mixtral", ["MixtralForCausalLM"]
         config["num_local_experts"] = num_experts
         config["num_experts_per_tok"] = reader.integer("expert_used_count")
+        reader.expect("expert_weights_scale", 0.0, 1.0)
         return
     reader.expect("expert_used_count", 0)
     config["attention_bias"] = "blk.0.attn_q.bias" in shapes
@@ -132,6 +133,7 @@ def _qwen3moe(reader: GgufMetadata, config: Config, shapes: Mapping[str, tuple[i
     _qwen3(reader, config, shapes)
     reader.expect("expert_gating_func", 0, _SOFTMAX)
     reader.expect("expert_shared_count", 0)
+    reader.expect("expert_weights_scale", 0.0, 1.0)
     config["num_experts"] = reader.integer("expert_count")
     config["num_experts_per_tok"] = reader.integer("expert_used_count")
     config["moe_intermediate_size"] = reader.integer("expert_feed_forward_length")
@@ -228,6 +230,9 @@ def _add_rope_scaling(path: Path, reader: GgufMetadata, config: Config, factors:
             "factor": factor,
             "original_max_position_embeddings": original,
         }
+        for key in ("beta_fast", "beta_slow"):
+            if reader.has(f"rope.scaling.yarn_{key}"):
+                config["rope_scaling"][key] = reader.number(f"rope.scaling.yarn_{key}")
     elif kind != "none":
         raise UnsupportedModelError(f"{path}: rope.scaling.type {kind!r}; none, linear and yarn are supported")
 

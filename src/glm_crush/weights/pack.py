@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-_SLAB_VALUES: Final = 1 << 20  # 4 MiB of float32
+_SLAB_VALUES: Final = 1 << 19  # 2 MiB of float32
 _NUM_THREADS: Final = 4
 
 
