@@ -74,6 +74,9 @@ class AtomicFile:
         try:
             os.ftruncate(self._fd, self._nbytes)
             os.fsync(self._fd)
+            # Written page by page, the cached copy is in small pages. Dropped, it comes back in large ones where the
+            # reader asks for them (packed_file.py).
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
             self._partial.replace(self._path)
         except OSError as failure:
             self._discard()
