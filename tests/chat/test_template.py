@@ -131,6 +131,7 @@ def _grow(expression: str, use: str = "") -> str:
     "source",
     [
         "{% for i in range(1000) %}" * 3 + "{% endfor %}" * 3,
+        "{% set r = range(1000) %}" + "{% for i in r %}" * 3 + "{% endfor %}" * 3,
         "{% for i in range(1000) %}{% for j in range(1000) %}x{% endfor %}{% endfor %}",
         _grow("ns.x + ns.x"),
         _grow("ns.x ~ ns.x"),

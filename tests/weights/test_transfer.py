@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from glm_crush.errors import DownloadError
 from glm_crush.weights.remote_file import RemoteFile, TransferProgress
 from glm_crush.weights.transfer import fetch
-from glm_crush.weights.web_client import WebClient
+from glm_crush.weights.web_client import WebClient, check_status
 from tests.weights.web_server import Request, Web, serving, sha256
 
 pytestmark = pytest.mark.requirement("M1")
@@ -92,6 +93,34 @@ def test_a_server_that_ignores_if_range_is_caught_by_the_hash(web: Web, client: 
     web.file("/f", BODY, etag="")
     assert fetch(client, remote(web, sha256=SHA), target) == SHA
     assert [h.get("range") for h in web.asked("/f")][-2:] == ["bytes=300000-", None]
+
+
+def test_a_connection_that_keeps_dropping_is_borne_while_bytes_arrive(
+    web: Web, client: WebClient, target: Path
+) -> None:
+    web.file("/f", BODY, cuts=(1000,) * 20)
+    assert fetch(client, remote(web), target) == SHA
+
+
+def test_a_server_that_sends_from_another_position_is_not_believed(web: Web, client: WebClient, target: Path) -> None:
+    web.file("/real", BODY, cuts=(1000,))
+
+    def answer(request: Request) -> None:
+        if len(web.asked("/f")) == 2:
+            span = f"bytes 500-{len(BODY) - 1}/{len(BODY)}"
+            request.reply(206, BODY[500:], content_range=span, etag='"v1"')
+        else:
+            web.answers["/real"](request)
+
+    web.answers["/f"] = answer
+    assert fetch(client, remote(web), target) == SHA
+    assert target.read_bytes() == BODY
+
+
+def test_a_redirect_from_https_to_plain_http_is_refused() -> None:
+    response = httpx2.Response(200, request=httpx2.Request("GET", "http://elsewhere/f"))
+    with pytest.raises(DownloadError, match="redirects to plain HTTP at elsewhere; refused"):
+        check_status(response, "https://hub/f")
 
 
 def test_without_etag_and_hash_nothing_is_continued(web: Web, client: WebClient, target: Path) -> None:
