@@ -227,6 +227,12 @@ def test_a_row_without_any_possible_token_ends_its_request_only():
     }
 
 
+def test_a_step_with_nothing_to_do_does_nothing():
+    executor = ScriptedExecutor()
+    assert make_engine(executor=executor).step() == []
+    assert executor.steps == []
+
+
 def test_a_failed_step_ends_the_engine_with_an_error_that_says_why():
     def fail() -> None:
         raise ValueError("kernel on fire")

@@ -98,6 +98,8 @@ class Engine:
             EngineError: the step failed. No request can be finished any more; see `abort_all`.
         """
         self._check_alive()
+        if not self.has_unfinished:
+            return []
         started = self._clock()
         try:
             batch = self.scheduler.schedule(max_decode_steps=self._pacer.num_steps)
