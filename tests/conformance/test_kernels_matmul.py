@@ -7,16 +7,8 @@ import pytest
 
 from glm_crush.kernels._native import kernels
 from glm_crush.kernels.reference_math import gated_activation, round_to_bfloat16, to_block_float
-from glm_crush.weights.layout import (
-    FORMATS,
-    QuantBlocks,
-    RowQuant,
-    pack_bf16,
-    pack_blocks,
-    pack_f32,
-    pack_rows,
-    unpack,
-)
+from glm_crush.weights.layout import FORMATS, unpack
+from tests.conformance.packed_weights import packed_weight
 
 VARIANTS = kernels.available()
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -24,23 +16,6 @@ formats = pytest.mark.parametrize("fmt", FORMATS)
 
 # What float32 sums of that many terms may differ by; activations are the kernel's own rounded ones.
 TOLERANCE = 3e-6
-
-
-def packed_weight(fmt: str, rows: int, cols: int, seed: int = 0) -> np.ndarray:
-    """Random packed bytes of a format, every code and sign included."""
-    rng = np.random.default_rng(seed)
-    values = rng.normal(0, 0.3, (rows, cols)).astype(np.float32)
-    if fmt == "f32":
-        return pack_f32(values)
-    if fmt == "bf16":
-        return pack_bf16(values)
-    codes = rng.integers(0, 16 if fmt in ("q4", "q4a") else 256, (rows, cols)).astype(np.uint8)
-    if fmt == "q8":
-        return pack_rows(RowQuant(codes, rng.normal(0, 0.01, rows).astype(np.float32)))
-    groups = (rows, -(-cols // 32))
-    scales = rng.normal(0, 0.05, groups).astype(np.float16)
-    mins = rng.normal(0, 0.1, groups).astype(np.float16) if fmt == "q4a" else None
-    return pack_blocks(QuantBlocks(8 if fmt == "q8g" else 4, codes, scales, mins))
 
 
 def activations(num_tokens: int, cols: int, seed: int = 1) -> np.ndarray:
@@ -106,6 +81,15 @@ def test_prepared_activations_are_those_of_the_numpy_twin_bit_for_bit(variant, f
     x = activations(6, cols)
     x[4] *= 1e-32  # counts as zero
     np.testing.assert_array_equal(prepared(variant, fmt, x), to_block_float(x).float32()[:, :cols])
+
+
+@variants
+@pytest.mark.parametrize("cols", [1, 31, 100, 576])
+def test_prepared_activations_equal_the_numpy_twin(variant, cols):
+    x = activations(6, cols)
+    x[1] *= 1e-35  # too small to scale: counts as zero
+    for fmt in ("q4", "q8"):
+        np.testing.assert_array_equal(prepared(variant, fmt, x), to_block_float(x).float32()[:, :cols])
 
 
 @variants
