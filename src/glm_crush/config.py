@@ -77,7 +77,9 @@ class CrushSettings:
     max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
     max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
-    force_kernels: str | None = _setting(None, "instruction set to use instead of the best: generic, avx2, avx512_vnni")
+    force_kernels: str | None = _setting(
+        None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
