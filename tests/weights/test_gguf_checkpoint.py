@@ -274,3 +274,15 @@ def test_a_tensor_in_two_parts_or_under_two_names_is_refused(tmp_path: Path, mon
 def test_a_name_that_only_looks_like_a_part_is_one_file(name: str, tmp_path: Path) -> None:
     path = tiny_gguf("llama", tmp_path).rename(tmp_path / name)
     assert open_checkpoint(path).files == (path,)
+
+
+@pytest.mark.parametrize("missing", ["attn_k_b", "attn_v_b"])
+def test_half_of_kv_b_proj_is_refused(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = gguf_files.convert
+    monkeypatch.setattr(
+        gguf_files, "convert", lambda *a: {n: v for n, v in convert(*a).items() if f"blk.1.{missing}" not in n}
+    )
+    with pytest.raises(CheckpointError, match=r"blk\.1\.attn_[kv]_b"):
+        open_checkpoint(tiny_gguf("glm4_moe_lite", tmp_path, **overrides("glm4_moe_lite"))).tensor(
+            "model.layers.1.self_attn.kv_b_proj.weight"
+        )

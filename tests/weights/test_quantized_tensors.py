@@ -306,3 +306,15 @@ def test_parts_of_any_shape_are_read_or_refused(method: str, tmp_path: Path, dat
             if blocks is not None:
                 assert blocks.codes.shape == tensor.shape
                 assert blocks.scales.shape == (tensor.shape[0], -(-tensor.shape[1] // 32))
+
+
+def test_words_of_another_type_and_fused_fp8_experts_are_unsupported(tmp_path: Path, rng: np.random.Generator) -> None:
+    codes, scales, zeros, _ = make_codes(rng)
+    tensors = gptq(codes, scales, zeros, 4)
+    tensors["x.qweight"] = ("I64", np.zeros((16, 24), np.int64))
+    checkpoint = open_folder(tmp_path / "a", tensors, {"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UnsupportedModelError, match=r"'x\.qweight' is I64; packed integers must be I32"):
+        checkpoint.tensor("x.weight")
+    fused: Tensors = {"model.layers.0.mlp.experts.down_proj": ("F8_E4M3", np.zeros((2, 4, 4), np.uint8))}
+    with pytest.raises(UnsupportedModelError, match="fused experts in F8_E4M3 are not supported"):
+        open_folder(tmp_path / "b", fused, {"quant_method": "fp8"})
