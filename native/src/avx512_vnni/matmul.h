@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include "../generic/epilogue.h"
+#include "epilogue.h"
 
 namespace glm {
 namespace {
@@ -113,16 +113,6 @@ struct IntegerTile {
     for (int t = 0; t < Tokens; ++t) _mm512_storeu_ps(y[t], acc[t]);
   }
 
-  GLM_INLINE void scale(const MatmulArgs& args, int begin, const uint8_t* pair, size_t bytes, float (*y)[2 * kPanelRows]) const {
-    for (int t = 0; t < Tokens; ++t) {
-      const float token = args.a.scale[args.in_rows ? args.in_rows[begin + t] : begin + t];
-      for (int p = 0; p < 2; ++p) {
-        const __m512 row = F == Format::q8 ? _mm512_mul_ps(_mm512_set1_ps(token), _mm512_loadu_ps(pair + p * bytes)) : _mm512_set1_ps(token);
-        _mm512_storeu_ps(y[t] + 16 * p, _mm512_mul_ps(_mm512_loadu_ps(y[t] + 16 * p), row));
-      }
-    }
-  }
-
  private:
   static constexpr int kPrefetch = 2048;
 };
@@ -164,8 +154,6 @@ struct FloatTile {
     }
     for (int t = 0; t < Tokens; ++t) _mm512_storeu_ps(y[t], acc[t]);
   }
-
-  GLM_INLINE void scale(const MatmulArgs&, int, const uint8_t*, size_t, float (*)[2 * kPanelRows]) const {}
 };
 
 template <Format F, int Tokens>
@@ -180,8 +168,8 @@ void multiply_pair(const MatmulArgs& args, int pair, int begin) {
   alignas(64) float y[Tokens][2 * kPanelRows];
   tile.panel(args, panels, y);
   tile.panel(args, panels + bytes, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
-  tile.scale(args, begin, panels, bytes, y);
-  for (int t = 0; t < Tokens; ++t) finish(args, pair, begin + t, y[t]);
+  const auto row_scale = [&](int p) { return F == Format::q8 ? _mm512_loadu_ps(panels + p * bytes) : _mm512_set1_ps(1.0f); };
+  finish_tokens<is_integer(F)>(args, pair, begin, Tokens, row_scale(0), row_scale(1), y);
 }
 
 template <Format F, size_t... I>
@@ -189,15 +177,18 @@ constexpr auto tile_table(std::index_sequence<I...>) {
   return std::array<void (*)(const MatmulArgs&, int, int), sizeof...(I)>{multiply_pair<F, static_cast<int>(I) + 1>...};
 }
 
-// Tokens are split evenly (13 = 7 + 6, not 12 + 1), so that no tile runs nearly empty.
+// Tokens are split evenly (13 = 7 + 6, not 12 + 1), so that no tile runs nearly empty. A tile's activations stay in
+// the first-level cache while it walks a block of panels, which stays in the second-level cache for the next tile.
 template <Format F>
 void matmul(const MatmulArgs& args) {
   static constexpr auto kTiles = tile_table<F>(std::make_index_sequence<kTileTokens>{});
+  constexpr int kPairsPerBlock = 8;
   const int tiles = (args.num_tokens + kTileTokens - 1) / kTileTokens;
-  for (int pair = args.panel_begin / 2; pair < args.panel_end / 2; ++pair) {
+  const int end_pair = args.panel_end / 2;
+  for (int block = args.panel_begin / 2; block < end_pair; block += kPairsPerBlock) {
     for (int i = 0; i < tiles; ++i) {
       const int begin = args.num_tokens * i / tiles, end = args.num_tokens * (i + 1) / tiles;
-      kTiles[static_cast<size_t>(end - begin - 1)](args, pair, begin);
+      for (int pair = block; pair < std::min(block + kPairsPerBlock, end_pair); ++pair) kTiles[static_cast<size_t>(end - begin - 1)](args, pair, begin);
     }
   }
 }
