@@ -1,0 +1,92 @@
+"""What the examples of the pages run on: a tiny model under the default model's name, and a server with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glm_crush.config import DEFAULT_MODEL, ApiSettings, load_settings
+from glm_crush.models.loader import load_model
+from glm_crush.serving.app import create_app
+from glm_crush.serving.local_model import serve_loaded_model
+from glm_crush.weights.store import ModelStore
+from tests.models.tiny import tiny_checkpoint
+from tests.serving.scripted import loopback_server
+
+__all__ = ["example_folder", "example_home", "loopback_server", "server_port", "shell_environment"]
+
+TEXT = "The quick brown fox jumps over the lazy dog. " * 20
+
+
+@pytest.fixture(scope="session")
+def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama whose context is long enough for the examples."""
+    return tiny_checkpoint("llama", tmp_path_factory.mktemp("docs"), dtype="BF16", max_position_embeddings=2048)
+
+
+@pytest.fixture(scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory, _tiny: Path) -> Path:
+    """A GLM_HOME in which the default model is the tiny one, packed already."""
+    home = tmp_path_factory.mktemp("docs-home")
+    ModelStore(home).pull(str(_tiny), name=DEFAULT_MODEL)
+    load_model(_tiny, cache_dir=home / "packed")
+    return home
+
+
+@pytest.fixture
+def example_home(_home: Path, glm_home: Path) -> Path:
+    """A copy of that home as the test's GLM_HOME: examples may change it."""
+    shutil.copytree(_home, glm_home, dirs_exist_ok=True)
+    return glm_home
+
+
+@pytest.fixture
+def example_folder(tmp_path: Path, _tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of an example, with the files that the pages speak of."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "notes.txt").write_text(TEXT)
+    shutil.copytree(_tiny, folder / "my-model")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def shell_environment(example_home: Path, example_folder: Path) -> dict[str, str]:
+    """Variables of a user with `glm` on the path; an index or hub that nobody may ask."""
+    nowhere = "http://127.0.0.1:9"
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GLM_HOME": str(example_home),
+        "HOME": str(example_folder),
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "PIP_INDEX_URL": nowhere,
+        "HF_ENDPOINT": nowhere,
+    }
+
+
+@pytest.fixture
+def server_port(_home: Path, _tiny: Path, loopback_server: Any) -> Iterator[Callable[[], str]]:
+    """Call it for the port of a real server with the tiny model; started only then."""
+    url, current = loopback_server
+    engines = []
+
+    def start() -> str:
+        if not engines:
+            settings = load_settings(flags={"crush.threads": 1, "crush.kv_cache_tokens": 4096})
+            loaded = load_model(_tiny, cache_dir=_home / "packed")
+            model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
+            engines.append(engine)
+            current.app = create_app([model], ApiSettings())
+        return str(url.rpartition(":")[2])
+
+    yield start
+    for engine in engines:
+        engine.close()
