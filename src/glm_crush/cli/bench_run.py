@@ -17,6 +17,9 @@ from glm_crush.types import SamplingParams
 
 __all__ = ["BenchShape", "BenchTimes", "Spread", "run_bench"]
 
+# The engine may draw several tokens per step while it only decodes; the first step's are not timed.
+_MOST_DRAWN_AT_ONCE = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchShape:
@@ -35,10 +38,13 @@ class BenchShape:
             return 0
         return -(-self.batch * max(self.depth, 1) // max(1, token_budget - self.batch)) + self.batch
 
+    def reply_tokens(self, token_budget: int) -> int:
+        """Longest reply: what is timed, and what is drawn before the clock starts."""
+        return self.generate_tokens + _MOST_DRAWN_AT_ONCE + self.filling_steps(token_budget)
+
     def context_tokens(self, token_budget: int) -> int:
         """Longest prompt and reply of one sequence."""
-        reply = self.generate_tokens + 1 + self.filling_steps(token_budget)
-        return max(self.prompt_tokens + 1, max(self.depth, 1) + reply)
+        return max(self.prompt_tokens + 1, max(self.depth, 1) + self.reply_tokens(token_budget))
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def run_bench(
     filled to `depth` tokens and one token drawn, both untimed; then `generate_tokens` more per sequence are timed.
     Several sequences are filled one after the other and the first ones decode meanwhile, a few tokens beyond `depth`.
     """
-    max_tokens = shape.generate_tokens + 1 + shape.filling_steps(token_budget)
+    max_tokens = shape.reply_tokens(token_budget)
     draw = random.Random(shape.seed)
 
     def prompts(length: int) -> list[list[int]]:
@@ -117,9 +123,9 @@ def _time_decode(engine: Engine, prompts: list[list[int]], generate_tokens: int,
     wanted = len(requests) * generate_tokens
     drawn = 0
     started = time.perf_counter()
-    while drawn < wanted:
+    while drawn < wanted and engine.has_unfinished:
         drawn += sum(len(delta.token_ids) for delta in engine.step())
     seconds = time.perf_counter() - started
     for request_id in requests:
         engine.abort(request_id)
-    return seconds * wanted / drawn  # a step may draw several tokens at once, more than was asked for
+    return seconds * wanted / drawn  # a step may draw several tokens at once, the first one too
