@@ -38,6 +38,14 @@ def test_replies_do_not_depend_on_how_many_tokens_a_call_draws():
     assert max(executor.decode_calls) == 4
 
 
+def test_the_first_token_of_a_reply_never_waits_for_others():
+    engine = make_hasty(logits=count_up)
+    engine.add_request([0], greedy(max_tokens=9))
+    run_deltas(engine)
+    engine.add_request([0], greedy(max_tokens=9))
+    assert [len(delta.token_ids) for delta in run_deltas(engine)] == [1, 4, 4]
+
+
 def test_calls_stop_at_the_length_of_the_shortest_reply():
     executor = ScriptedExecutor(logits=count_up)
     engine = make_hasty(executor=executor)

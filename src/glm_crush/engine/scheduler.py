@@ -226,7 +226,8 @@ class Scheduler:
         """How many tokens all of them can draw one after the other; takes the blocks for them."""
         for part in scheduled:
             request = part.request
-            if part.num_tokens > 1 or not part.samples or request.needs_single_steps:
+            # A reply's first token never waits for others.
+            if part.num_tokens > 1 or request.num_output_tokens == 0 or request.needs_single_steps:
                 return 1
             max_steps = min(max_steps, request.max_tokens - request.num_output_tokens)
         missing = [
