@@ -70,32 +70,42 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Raises InvalidParameterError naming the parameter, its value and its range."""
         _check("temperature", self.temperature, 0.0, 100.0)
-        _check("top_k", self.top_k, 0, 2**31 - 1)
+        _check_integer("top_k", self.top_k, 0, 2**31 - 1)
         _check("top_p", self.top_p, 0.0, 1.0, low_open=True)
         _check("min_p", self.min_p, 0.0, 1.0)
         _check("typical_p", self.typical_p, 0.0, 1.0, low_open=True)
         _check("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
         _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
-        _check("n", self.n, 1, 128)
+        _check_integer("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _check_integer("n", self.n, 1, 128)
         if self.max_tokens is not None:
-            _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
+            _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         if self.seed is not None:
-            _check("seed", self.seed, -(2**63), 2**64 - 1)
+            _check_integer("seed", self.seed, -(2**63), 2**64 - 1)
         if self.logprobs is not None:
-            _check("logprobs", self.logprobs, 0, 20)
+            _check_integer("logprobs", self.logprobs, 0, 20)
         if self.prompt_logprobs is not None:
-            _check("prompt_logprobs", self.prompt_logprobs, 0, 20)
+            _check_integer("prompt_logprobs", self.prompt_logprobs, 0, 20)
         for token_id, bias in self.logit_bias.items():
             _check(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        for token_id in (*self.logit_bias, *self.stop_token_ids):
+            if isinstance(token_id, bool) or not isinstance(token_id, int):
+                name = "logit_bias" if token_id in self.logit_bias else "stop_token_ids"
+                raise InvalidParameterError(f"{name} names token {token_id!r}; give token ids", parameter=name)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         if any(not s for s in self.stop):
             raise InvalidParameterError("stop contains an empty string; give non-empty strings", parameter="stop")
 
 
-def _check(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, float):
+        raise InvalidParameterError(f"{name} is {value!r}; give a whole number", parameter=name)
+    _check(name, value, low, high)
+
+
+def _check(name: str, value: object, low: float, high: float, *, low_open: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InvalidParameterError(f"{name} is {value!r}; give a number", parameter=name)
     if value < low or value > high or (low_open and value == low):
