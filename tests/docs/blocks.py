@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 __all__ = ["LANGUAGES", "PAGES", "REASONS", "ROOT", "Block", "blocks_of"]
 
@@ -31,7 +32,7 @@ REASONS = {
 }
 
 _FENCE = re.compile(
-    r"(?:^<!-- (?P<comment>[^\n]*?) -->\n)?^(?P<fence>```+)(?P<language>\w*)\n(?P<text>.*?)^(?P=fence)$",
+    r"(?:^ *<!-- (?P<comment>[^\n]*?) -->\n)?^ *(?P<fence>```+)(?P<language>\w*)\n(?P<text>.*?)^ *(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 _NOT_RUN = re.compile(r"not run \((?P<kind>[^)]+)\)(?:: (?P<why>.+))?")
@@ -75,9 +76,14 @@ class Block:
         return self.language in LANGUAGES and self.not_run is None and self.excerpt_of is None
 
 
+def unindented(match: re.Match[str]) -> str:
+    """The text of a fence; one inside a list item is indented, an excerpt keeps the indentation it has in its file."""
+    return dedent(match["text"]) if match[0].splitlines()[-1].startswith(" ") else match["text"]
+
+
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     return [
-        Block(page, text[: m.start("text")].count("\n") + 1, m["language"], m["comment"] or "", m["text"])
+        Block(page, text[: m.start("text")].count("\n") + 1, m["language"], m["comment"] or "", unindented(m))
         for m in _FENCE.finditer(text)
     ]
