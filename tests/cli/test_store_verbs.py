@@ -83,3 +83,12 @@ def test_inspect_explains_a_model_that_this_engine_does_not_run(glm: Glm, tiny_l
     assert report["loader"] is None
     assert "MambaForCausalLM" in report["unsupported"]
     assert report["name_says"]["instruct"].startswith("follows instructions")
+
+
+def test_inspect_reads_a_packed_file(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tiny-q4.glm"
+    glm("quantize", str(tiny_llama), "--format", "q4", "--output", str(output))
+    report = json.loads(glm("inspect", str(output), "--json", "--tensors").output)
+    assert (report["format"], report["model_type"], report["chat_template"]) == ("packed", "llama", True)
+    assert "q4" in report["stored_types"]
+    assert report["weights"]["q4"]["weight_bytes"] > 0

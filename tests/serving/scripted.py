@@ -62,7 +62,9 @@ class ScriptedEngine:
         if self.refuse is not None:
             raise self.refuse
         if len(prompt_token_ids) > self.context_length:
-            raise ContextLengthError(f"the prompt has {len(prompt_token_ids)} tokens; the context holds 1000")
+            raise ContextLengthError(
+                f"the prompt has {len(prompt_token_ids)} tokens; the context holds 1000", parameter="prompt"
+            )
         prompt = bytes(prompt_token_ids).decode()
         self.prompts.append(prompt)
         self.params.append(params)

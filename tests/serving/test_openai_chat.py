@@ -232,6 +232,7 @@ def test_a_prompt_that_does_not_fit_is_a_context_length_error(start_server: Star
     with client(start_server()) as api, pytest.raises(openai.BadRequestError) as caught:
         api.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "x" * 5000}])
     assert caught.value.code == "context_length_exceeded"
+    assert caught.value.param == "messages"
 
 
 def test_a_full_queue_says_when_to_come_back(start_server: Start, scripted_engine: Any) -> None:

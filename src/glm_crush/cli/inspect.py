@@ -9,8 +9,10 @@ import typer
 from glm_crush.cli.options import JsonOption, ModelArgument, ThreadsOption, settings_from
 
 if TYPE_CHECKING:
-    from glm_crush.weights.checkpoint import Checkpoint
-    from glm_crush.weights.inspector import CheckpointReport
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from glm_crush.weights.inspector import CheckpointReport, TensorReport
 
 __all__ = ["inspect"]
 
@@ -26,30 +28,39 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Explain a model: name, files, licence, memory per format, and the bound on its speed here."""
+    from glm_crush.cli.console import print_warning
     from glm_crush.cli.models import find_model
-    from glm_crush.weights.checkpoint import open_checkpoint
-    from glm_crush.weights.inspector import inspect_checkpoint, list_tensors
 
-    path = find_model(settings_from(ctx), model)
-    checkpoint = open_checkpoint(path)
-    report = inspect_checkpoint(checkpoint)
+    report, listing, needs = _read(find_model(settings_from(ctx), model), threads)
     facts = _facts(model, report)
-    needs = _needs(checkpoint, threads)
     if as_json:
         import json
 
-        listing = {"tensors": [vars(t) for t in list_tensors(checkpoint)]} if tensors else {}
-        typer.echo(json.dumps({**facts, **needs, **listing}, indent=2, default=str))
+        extra = {"tensors": [vars(tensor) for tensor in listing]} if tensors else {}
+        typer.echo(json.dumps({**facts, **needs, **extra}, indent=2, default=str))
         return
     _print_facts(facts)
     if "unsupported" in needs:
-        from glm_crush.cli.console import print_warning
-
         print_warning(needs["unsupported"])
     else:
         _print_needs(needs)
     if tensors:
-        _print_tensors(checkpoint)
+        _print_tensors(listing)
+
+
+def _read(path: Path, threads: int | None) -> tuple[CheckpointReport, Sequence[TensorReport], dict[str, Any]]:
+    """What the files say, their tensors, and what running them takes."""
+    from glm_crush.weights import inspector
+    from glm_crush.weights.checkpoint import open_checkpoint
+    from glm_crush.weights.packed_file import PackedFile
+
+    if path.suffix == ".glm":
+        packed = PackedFile.open(path)
+        needs = _needs(packed.header.config, packed.header.generation_config, None, threads)
+        return inspector.inspect_packed(packed), inspector.list_packed_tensors(packed), needs
+    checkpoint = open_checkpoint(path)
+    needs = _needs(checkpoint.config, checkpoint.generation_config, checkpoint.names(), threads)
+    return inspector.inspect_checkpoint(checkpoint), inspector.list_tensors(checkpoint), needs
 
 
 def _facts(name: str, report: CheckpointReport) -> dict[str, Any]:
@@ -76,12 +87,16 @@ def _facts(name: str, report: CheckpointReport) -> dict[str, Any]:
 
 
 def _hardware(file_format: str) -> str:
+    if file_format == "packed":
+        return "any CPU here, with this engine"
     if file_format == "gguf":
         return "any CPU here; NVIDIA, AMD and Apple through llama.cpp"
     return "any CPU here; NVIDIA and AMD (ROCm) through vLLM; Apple through MLX after conversion"
 
 
-def _needs(checkpoint: Checkpoint, threads: int | None) -> dict[str, Any]:
+def _needs(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any], names: Collection[str] | None, threads: int | None
+) -> dict[str, Any]:
     """Loader, memory and roofline; or why this engine does not run the model."""
     from glm_crush.cli.roofline import measure_bandwidth
     from glm_crush.engine.cache_plan import kv_bytes_per_token
@@ -91,7 +106,7 @@ def _needs(checkpoint: Checkpoint, threads: int | None) -> dict[str, Any]:
     from glm_crush.models.footprint import weight_footprint
 
     try:
-        compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+        compiled = compile_model(config, generation_config, names)
     except ModelError as error:
         return {"loader": None, "unsupported": str(error)}
     num_threads = threads or physical_cores()
@@ -178,16 +193,15 @@ def _print_needs(needs: dict[str, Any]) -> None:
     )
 
 
-def _print_tensors(checkpoint: Checkpoint) -> None:
+def _print_tensors(tensors: Sequence[TensorReport]) -> None:
     from rich.table import Table
 
     from glm_crush.cli.console import format_count, standard_output
-    from glm_crush.weights.inspector import list_tensors
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("tensor", "shape", "type", "values"):
         table.add_column(column, justify="right" if column == "values" else "left", overflow="fold")
-    for tensor in list_tensors(checkpoint):
+    for tensor in tensors:
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
         table.add_row(tensor.name, shape, tensor.dtype, format_count(tensor.num_values))
     standard_output().print(table)

@@ -6,16 +6,27 @@ a config is `models`' business.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glm_crush.weights.checkpoint import Checkpoint
+from glm_crush.weights.packed_file import PackedFile
 
-__all__ = ["CheckpointReport", "Purpose", "TensorReport", "explain_name", "inspect_checkpoint", "list_tensors"]
+__all__ = [
+    "CheckpointReport",
+    "Purpose",
+    "TensorReport",
+    "explain_name",
+    "inspect_checkpoint",
+    "inspect_packed",
+    "list_packed_tensors",
+    "list_tensors",
+]
 
 # (what is written in a name, what it is called here, what it means); the longer spelling comes first.
 _PURPOSES: tuple[tuple[str, str, str], ...] = (
@@ -126,22 +137,43 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
     Raises:
         CheckpointError, UnsupportedModelError: a tensor's description cannot be understood.
     """
-    dtypes: Counter[str] = Counter()
-    for tensor in list_tensors(checkpoint):
-        dtypes[tensor.dtype] += tensor.num_values
-    config = _text_config(checkpoint.config)
-    return CheckpointReport(
+    return _report(
+        checkpoint.config,
+        list_tensors(checkpoint),
         path=checkpoint.path,
         format=checkpoint.format,
         files=tuple((path, path.stat().st_size) for path in checkpoint.files),
-        model_type=str(checkpoint.config.get("model_type", "unknown")),
-        architectures=tuple(map(str, checkpoint.config.get("architectures") or ())),
-        context_length=_integer(config.get("max_position_embeddings")),
-        vocab_size=_integer(config.get("vocab_size")),
-        num_parameters=sum(dtypes.values()),
-        dtypes=dict(dtypes.most_common()),
         licence=_licence(checkpoint),
         has_chat_template=checkpoint.chat_template is not None,
+    )
+
+
+def inspect_packed(packed: PackedFile) -> CheckpointReport:
+    """The same for a packed file; rows of gated weights are counted with their padding."""
+    return _report(
+        packed.header.config,
+        list_packed_tensors(packed),
+        path=packed.path,
+        format="packed",
+        files=((packed.path, packed.path.stat().st_size),),
+        licence=None,
+        has_chat_template=packed.header.chat_template is not None,
+    )
+
+
+def _report(config: Mapping[str, Any], tensors: Sequence[TensorReport], **rest: Any) -> CheckpointReport:
+    dtypes: Counter[str] = Counter()
+    for tensor in tensors:
+        dtypes[tensor.dtype] += tensor.num_values
+    text_config = _text_config(config)
+    return CheckpointReport(
+        model_type=str(config.get("model_type", "unknown")),
+        architectures=tuple(map(str, config.get("architectures") or ())),
+        context_length=_integer(text_config.get("max_position_embeddings")),
+        vocab_size=_integer(text_config.get("vocab_size")),
+        num_parameters=sum(dtypes.values()),
+        dtypes=dict(dtypes.most_common()),
+        **rest,
     )
 
 
@@ -151,14 +183,17 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[TensorReport, ...]:
     Raises:
         CheckpointError, UnsupportedModelError: as `Checkpoint.tensor`.
     """
-    reports = []
-    for name in checkpoint.names():
-        tensor = checkpoint.tensor(name)
-        count = 1
-        for dimension in tensor.shape:
-            count *= dimension
-        reports.append(TensorReport(name, tuple(tensor.shape), tensor.dtype, count))
-    return tuple(reports)
+    tensors = (checkpoint.tensor(name) for name in checkpoint.names())
+    return tuple(TensorReport(t.name, tuple(t.shape), t.dtype, math.prod(t.shape)) for t in tensors)
+
+
+def list_packed_tensors(packed: PackedFile) -> tuple[TensorReport, ...]:
+    """Every tensor of a packed file by its name there."""
+    return tuple(
+        TensorReport(e.name, tuple(e.shape), "f32" if e.format == "vector" else e.format, math.prod(e.shape))
+        for e in packed.entries()
+        if e.format != "blob"
+    )
 
 
 def _word(pattern: str, name: str) -> re.Match[str] | None:

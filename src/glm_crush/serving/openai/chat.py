@@ -11,10 +11,10 @@ from starlette.responses import Response
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, total_usage
+from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, read_request, total_usage
 from glm_crush.serving.openai.logprobs import chat_logprobs
 from glm_crush.serving.openai.parameters import chat_sampling_params
-from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest, parse_request
+from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest
 from glm_crush.serving.served_model import ChatPrompt, ServedModel, TextCodec
 from glm_crush.types import Message, RequestOutput
 
@@ -30,7 +30,7 @@ class ChatCompletions:
 
     async def create(self, http: Request) -> Response:
         """Answer one request, as a stream or as one object."""
-        request = parse_request(ChatRequest, await http.body())
+        request = await read_request(ChatRequest, http)
         model = find_model(self._models, request.model)
         params = chat_sampling_params(request, model.default_params)
         prompt_ids = await model.encode_chat(_prompt(request))
@@ -39,6 +39,7 @@ class ChatCompletions:
             request,
             [model.generate(prompt_ids, params)],
             replies_per_prompt=params.n,
+            prompt_name="messages",
             ping_interval_seconds=self._ping_interval,
         )
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, total_usage
+from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, read_request, total_usage
 from glm_crush.serving.openai.logprobs import completion_logprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
-from glm_crush.serving.openai.protocol import CompletionRequest, parse_request
+from glm_crush.serving.openai.protocol import CompletionRequest
 from glm_crush.serving.served_model import ServedModel, TextCodec
 from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs
 
@@ -33,7 +33,7 @@ class Completions:
 
     async def create(self, http: Request) -> Response:
         """Answer one request, as a stream or as one object."""
-        request = parse_request(CompletionRequest, await http.body())
+        request = await read_request(CompletionRequest, http)
         model = find_model(self._models, request.model)
         params = completion_sampling_params(request, model.default_params)
         prompts = await _encode_prompts(request, model)
@@ -42,6 +42,7 @@ class Completions:
             request,
             [model.generate(prompt, params) for prompt in prompts],
             replies_per_prompt=params.n,
+            prompt_name="prompt",
             ping_interval_seconds=self._ping_interval,
         )
         echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]

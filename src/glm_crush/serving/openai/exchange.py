@@ -6,26 +6,30 @@ engine's refusal comes with its first answer, before the stream's first byte.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.engine.output import OutputCollector, RequestDelta
-from glm_crush.errors import ModelNotFoundError
+from glm_crush.errors import ModelNotFoundError, RequestError
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, error_event
 from glm_crush.serving.openai.deltas import merge_streams
-from glm_crush.serving.openai.protocol import GenerationRequest
+from glm_crush.serving.openai.protocol import GenerationRequest, parse_request
 from glm_crush.serving.served_model import Generation, ServedModel
 from glm_crush.types import RequestOutput, Usage
 
-__all__ = ["Exchange", "find_model", "json_response", "new_head", "total_usage"]
+__all__ = ["Exchange", "find_model", "json_response", "new_head", "read_request", "total_usage"]
 
+ParsedRequest = TypeVar("ParsedRequest", bound=GenerationRequest)
+_LARGE_BODY = 100_000  # bytes; less is parsed in about a millisecond
 # (writer, number of the choice, what is new, whether it is the choice's first) -> encoded chunks
 EncodeDelta = Callable[[ChunkWriter, int, RequestDelta, bool], list[bytes]]
 BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
@@ -42,6 +46,18 @@ def find_model(models: dict[str, ServedModel], name: str | None) -> ServedModel:
     if name not in models:
         raise ModelNotFoundError(f"the model {name!r} is not served here; there is {', '.join(models)}")
     return models[name]
+
+
+async def read_request(request_class: type[ParsedRequest], http: Request) -> ParsedRequest:
+    """The request in a body; a large one is parsed off the event loop.
+
+    Raises:
+        RequestError: see `parse_request`.
+    """
+    body = await http.body()
+    if len(body) < _LARGE_BODY:
+        return parse_request(request_class, body)
+    return await asyncio.to_thread(parse_request, request_class, body)
 
 
 def new_head(prefix: str, model: ServedModel) -> ReplyHead:
@@ -72,6 +88,7 @@ class Exchange:
         request: what the client asked for.
         generations: one per prompt; the engine takes them in when their first delta is asked for.
         replies_per_prompt: the request's `n`.
+        prompt_name: the field that holds the prompt.
         ping_interval_seconds: see `EventStream`.
     """
 
@@ -81,9 +98,11 @@ class Exchange:
         generations: Sequence[Generation],
         *,
         replies_per_prompt: int,
+        prompt_name: str,
         ping_interval_seconds: float,
     ) -> None:
         self._request = request
+        self._prompt_name = prompt_name
         self._streams = [generation.deltas for generation in generations]
         self._collectors = [
             OutputCollector(str(number), generation.prompt_token_ids, n=replies_per_prompt)
@@ -104,8 +123,9 @@ class Exchange:
 
     async def _collect(self) -> list[RequestOutput]:
         """The whole output of every prompt."""
-        async for number, delta in merge_streams(self._streams):
-            self._collectors[number].add(delta)
+        with self._naming_the_prompt():
+            async for number, delta in merge_streams(self._streams):
+                self._collectors[number].add(delta)
         return [collector.output() for collector in self._collectors]
 
     async def _events(self, head: ReplyHead, chunk_kind: str, encode_delta: EncodeDelta) -> AsyncGenerator[bytes, None]:
@@ -115,16 +135,27 @@ class Exchange:
         begun: set[int] = set()
         deltas = merge_streams(self._streams)
         try:
-            async for number, delta in deltas:
-                if include_usage:
-                    self._collectors[number].add(delta)
-                choice = number * self._replies_per_prompt + delta.index
-                chunks = encode_delta(writer, choice, delta, choice not in begun)
-                begun.add(choice)
-                if chunks:
-                    yield b"".join(chunks)
+            with self._naming_the_prompt():
+                async for number, delta in deltas:
+                    if include_usage:
+                        self._collectors[number].add(delta)
+                    choice = number * self._replies_per_prompt + delta.index
+                    chunks = encode_delta(writer, choice, delta, choice not in begun)
+                    begun.add(choice)
+                    if chunks:
+                        yield b"".join(chunks)
             if include_usage:
                 yield writer.usage(total_usage([collector.output() for collector in self._collectors]))
             yield DONE
         finally:
             await deltas.aclose()
+
+    @contextmanager
+    def _naming_the_prompt(self) -> Iterator[None]:
+        """The engine says `prompt`; the client is told what it called it."""
+        try:
+            yield
+        except RequestError as error:
+            if error.parameter == "prompt":
+                error.parameter = self._prompt_name
+            raise
