@@ -106,7 +106,9 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 
 
 def _check(name: str, value: object, low: float, high: float, *, low_open: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # An integer is always finite, and one of 400 digits cannot be turned into a float to ask.
+    finite = math.isfinite(value) if isinstance(value, float) else True
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite:
         raise InvalidParameterError(f"{name} is {value!r}; give a number", parameter=name)
     if value < low or value > high or (low_open and value == low):
         bracket = "(" if low_open else "["
