@@ -101,13 +101,14 @@ void sample(Table<float> logits, nb::handle batch, OutVector<int32_t> token_ids,
   if (rows.size() != logits.shape(0)) {
     throw std::invalid_argument("logits has " + std::to_string(logits.shape(0)) + " rows; the batch has " + std::to_string(rows.size()));
   }
+  const KernelTable& kernels = select_kernels(nullptr);
   nb::gil_scoped_release release;
   SamplerScratch scratch;
   for (size_t r = 0; r < rows.size(); ++r) {
     SampledToken token;
     token.top_ids = top_ids.data() + r * top_ids.shape(1);
     token.top_logprobs = top_logprobs.data() + r * top_logprobs.shape(1);
-    sample_row(logits.data() + r * vocab, static_cast<int>(vocab), rows[r], scratch, token);
+    sample_row(kernels, logits.data() + r * vocab, static_cast<int>(vocab), rows[r], scratch, token);
     token_ids.data()[r] = token.token_id;
     logprobs.data()[r] = token.logprob;
   }

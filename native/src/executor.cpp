@@ -72,7 +72,10 @@ Rows carve_rows(std::vector<AlignedBuffer<uint8_t>>& storage, size_t rows, size_
 }  // namespace
 
 Executor::Executor(Program program, const ExecutorOptions& options)
-    : program_(std::move(program)), options_(options), kernels_(*options.kernels), pool_(options.num_threads) {
+    : program_(std::move(program)),
+      options_(options),
+      kernels_(*options.kernels),
+      pool_(options.num_threads, [this](int thread, uint32_t number) { walk(thread, number); }) {
   const Needs needs = find_needs(program_);
   const size_t tokens = static_cast<size_t>(options_.max_tokens);
   widest_ = needs.columns;
@@ -92,8 +95,10 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     scratch.scores = AlignedBuffer<float>(kMaxTileRows * kChunkKeys);
     scratch.partial = AlignedBuffer<float>(static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(needs.value_dim + 4) * 2);
     scratch.rows = carve_rows(row_storage_, 1, static_cast<size_t>(widest_), 1);
+    scratch.normalised = AlignedBuffer<float>(static_cast<size_t>(widest_));
     scratch_.push_back(std::move(scratch));
   }
+  for (size_t i = 0; i < (program_.ops.size() + 2) * kPhasesPerOp; ++i) phases_.emplace_back(options_.num_threads);
   queries_ = AlignedBuffer<uint8_t>(tokens * static_cast<size_t>(needs.query_elements) * 4);
   key_limits_ = AlignedBuffer<int32_t>(2 * tokens * static_cast<size_t>(needs.query_rows));
   sequence_of_token_.resize(tokens);
@@ -109,7 +114,6 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     moe_hidden_.resize(slots * static_cast<size_t>(needs.moe_intermediate));
     moe_rows_ = carve_rows(row_storage_, slots, static_cast<size_t>(needs.moe_columns), slots);
   }
-  counters_ = std::make_unique<Counter[]>((program_.ops.size() + 1) * kCountersPerOp);
 }
 
 size_t Executor::cache_bytes() const {
@@ -172,32 +176,28 @@ void Executor::check(const Batch& b, size_t num_rows) const {
 }
 
 // Tiles for every distinct attention shape of the program, and where their tokens belong.
-void Executor::plan_attention(const Batch& batch) {
+std::shared_ptr<const std::vector<TilePlan>> Executor::plan_attention(const Batch& batch) {
   for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
     for (int t = batch.query_start[s]; t < batch.query_start[s + 1]; ++t) sequence_of_token_[static_cast<size_t>(t)] = static_cast<int>(s);
   }
-  for (auto& plan : tile_plans_) plan.num_heads = 0;
-  size_t used = 0;
+  auto plans = std::make_shared<std::vector<TilePlan>>();
   for (const Op& op : program_.ops) {
     const auto* attention = std::get_if<AttentionOp>(&op);
     if (!attention) continue;
     const auto matches = [&](const TilePlan& p) { return p.num_heads == attention->num_heads && p.num_kv_heads == attention->num_kv_heads; };
-    if (std::any_of(tile_plans_.begin(), tile_plans_.end(), matches)) continue;
-    if (used == tile_plans_.size()) tile_plans_.emplace_back();
-    TilePlan& plan = tile_plans_[used++];
-    plan.num_heads = attention->num_heads;
-    plan.num_kv_heads = attention->num_kv_heads;
-    plan_tiles(batch, plan);
+    auto plan = std::find_if(plans->begin(), plans->end(), matches);
+    if (plan == plans->end()) {
+      plan = plans->insert(plan, TilePlan{attention->num_heads, attention->num_kv_heads, {}, {}, 0});
+      plan_tiles(batch, *plan);
+    }
     const size_t row_floats = static_cast<size_t>(round_up(attention->value_dim, 16) + 2);
-    partials_.resize(std::max(partials_.size(), static_cast<size_t>(plan.num_partials) * row_floats));
+    partials_.resize(std::max(partials_.size(), static_cast<size_t>(plan->num_partials) * row_floats));
   }
+  return plans;
 }
 
 void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
   constexpr int kTileRows = 24;  // divisible by the row counts the kernels like best
-  plan.tiles.clear();
-  plan.items.clear();
-  plan.num_partials = 0;
   const int tokens = static_cast<int>(batch.token_ids.size());
   int total_chunks = 0;
   for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
@@ -227,9 +227,21 @@ void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
 
 void Executor::forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled) {
   check(batch, rows.size());
-  plan_attention(batch);
-  for (size_t i = 0; i < (program_.ops.size() + 1) * kCountersPerOp; ++i) counters_[i].next.store(0, std::memory_order_relaxed);
-  pool_.run([&](int thread) { StepRunner{*this, batch, logits, rows, sampled, thread}.run(); });
+  Step step{step_.number + 1, batch, logits, rows, sampled, plan_attention(batch)};
+  {
+    const std::lock_guard lock(step_mutex_);
+    step_ = step;
+  }
+  pool_.run(step.number);
+}
+
+void Executor::walk(int thread, uint32_t number) {
+  Step step;
+  {
+    const std::lock_guard lock(step_mutex_);
+    step = step_;
+  }
+  if (step.number == number) StepRunner(*this, step, thread).run();  // else this step is over
 }
 
 }  // namespace glm

@@ -21,13 +21,12 @@ void merge(float& m, float& l, float* o, float next_m, float next_l, const float
 
 }  // namespace
 
-void StepRunner::fill_rope_tables() {
-  const Range mine = share(tokens);
+void StepRunner::fill_rope_tables(int begin, int end) {
   for (size_t r = 0; r < executor.program_.ropes.size(); ++r) {
     const Rope& rope = executor.program_.ropes[r];
     auto& table = executor.rope_tables_[r];
     const size_t half = rope.inv_freq.size();
-    for (int t = mine.begin; t < mine.end; ++t) {
+    for (int t = begin; t < end; ++t) {
       const float position = static_cast<float>(batch.positions[static_cast<size_t>(t)]);
       for (size_t i = 0; i < half; ++i) {
         const float angle = position * rope.inv_freq[i];
@@ -40,17 +39,16 @@ void StepRunner::fill_rope_tables() {
 
 void StepRunner::execute(const AttentionOp& op) {
   const TilePlan* plan = nullptr;
-  for (const TilePlan& p : executor.tile_plans_) {
+  for (const TilePlan& p : *step.tile_plans) {
     if (p.num_heads == op.num_heads && p.num_kv_heads == op.num_kv_heads) plan = &p;
   }
-  rotate_and_store(op, *plan);
-  barrier();
+  share_out(tokens * op.num_kv_heads, kEvenParts, [&](int begin, int end) { rotate_and_store(op, begin, end); });
   if (plan->items.empty()) attend_whole_tiles(op, *plan);
   else attend_chunks(op, *plan);
 }
 
-// Per token and kv head: norm, rotate and cache the key, cache the value, prepare the queries that read them.
-void StepRunner::rotate_and_store(const AttentionOp& op, const TilePlan&) {
+// Items are (kv head, token): norm, rotate and cache the key, cache the value, prepare the queries that read them.
+void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
   const CacheShape& shape = executor.cache_shapes_[static_cast<size_t>(op.cache)];
   const size_t element = shape.element_bytes();
   const Rope* rope = op.rope >= 0 ? &executor.program_.ropes[static_cast<size_t>(op.rope)] : nullptr;
@@ -71,13 +69,10 @@ void StepRunner::rotate_and_store(const AttentionOp& op, const TilePlan&) {
     return head;
   };
 
-  const Range mine = share(tokens * op.num_kv_heads);
-  int item = 0;
   for_each_head_block(op.num_heads, op.num_kv_heads, [&](int kv_head, int first_head, int num_heads) {
     const bool first_block = first_head == kv_head * (op.num_heads / op.num_kv_heads);
-    item = kv_head * tokens;
-    for (int t = 0; t < tokens; ++t, ++item) {
-      if (item < mine.begin || item >= mine.end) continue;
+    const int first_item = kv_head * tokens;
+    for (int t = std::max(0, begin - first_item); t < std::min(tokens, end - first_item); ++t) {
       const int position = batch.positions[static_cast<size_t>(t)];
       if (first_block) {
         const size_t sequence = static_cast<size_t>(executor.sequence_of_token_[static_cast<size_t>(t)]);
@@ -140,34 +135,36 @@ void StepRunner::write_out(const AttentionOp& op, const Tile& tile, int r, float
 // Enough tiles for all threads: each walks its chunks in order and keeps a running result.
 void StepRunner::attend_whole_tiles(const AttentionOp& op, const TilePlan& plan) {
   const int value_dim = executor.cache_shapes_[static_cast<size_t>(op.cache)].value_dim;
+  const int count = static_cast<int>(plan.tiles.size());
+  share_out(count, Phase::kChunksPerThread, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) attend_tile(op, plan.tiles[static_cast<size_t>(i)], value_dim);
+  });
+}
+
+void StepRunner::attend_tile(const AttentionOp& op, const Tile& tile, int value_dim) {
   float* m = scratch.partial.data();
   float* l = m + kMaxTileRows;
   float* next_m = l + kMaxTileRows;
   float* next_l = next_m + kMaxTileRows;
   float* o = next_l + kMaxTileRows;
   float* next_o = o + static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(value_dim);
-  const int count = static_cast<int>(plan.tiles.size());
-  for (Range r = claim(0, count, 1); r.begin < r.end; r = claim(0, count, 1)) {
-    // Long tiles come last in a prompt: take them first, so that the threads finish together.
-    const Tile& tile = plan.tiles[static_cast<size_t>(count - 1 - r.begin)];
-    const int rows = tile.num_tokens * tile.num_heads;
-    attend(op, tile, 0, m, l, o);
-    for (int c = 1; c < tile.chunk_end; ++c) {
-      attend(op, tile, c, next_m, next_l, next_o);
-      for (int i = 0; i < rows; ++i) {
-        float* acc = o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
-        const float* next = next_o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
-        if (m[i] == -std::numeric_limits<float>::infinity()) {
-          m[i] = next_m[i];
-          l[i] = next_l[i];
-          if (std::isfinite(next_m[i])) std::copy(next, next + value_dim, acc);
-        } else {
-          merge(m[i], l[i], acc, next_m[i], next_l[i], next, value_dim);
-        }
+  const int rows = tile.num_tokens * tile.num_heads;
+  attend(op, tile, 0, m, l, o);
+  for (int c = 1; c < tile.chunk_end; ++c) {
+    attend(op, tile, c, next_m, next_l, next_o);
+    for (int i = 0; i < rows; ++i) {
+      float* acc = o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
+      const float* next = next_o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
+      if (m[i] != -std::numeric_limits<float>::infinity()) {
+        merge(m[i], l[i], acc, next_m[i], next_l[i], next, value_dim);
+        continue;
       }
+      m[i] = next_m[i];
+      l[i] = next_l[i];
+      if (std::isfinite(next_m[i])) std::copy(next, next + value_dim, acc);
     }
-    for (int i = 0; i < rows; ++i) write_out(op, tile, i, l[i], o + static_cast<size_t>(i) * static_cast<size_t>(value_dim));
   }
+  for (int i = 0; i < rows; ++i) write_out(op, tile, i, l[i], o + static_cast<size_t>(i) * static_cast<size_t>(value_dim));
 }
 
 // Few tiles, long contexts: chunks run in parallel, then rows merge them in ascending order.
@@ -176,36 +173,37 @@ void StepRunner::attend_chunks(const AttentionOp& op, const TilePlan& plan) {
   float* all_m = executor.partials_.data();
   float* all_l = all_m + plan.num_partials;
   float* all_o = all_l + plan.num_partials;
-  const int count = static_cast<int>(plan.items.size());
-  for (Range r = claim(1, count, 1); r.begin < r.end; r = claim(1, count, 1)) {
-    const auto [index, chunk] = plan.items[static_cast<size_t>(r.begin)];
-    const Tile& tile = plan.tiles[static_cast<size_t>(index)];
-    const size_t at = static_cast<size_t>(tile.first_partial + chunk * tile.num_tokens * tile.num_heads);
-    attend(op, tile, chunk, all_m + at, all_l + at, all_o + at * value_dim);
-  }
-  barrier();
-  int seen = 0;
-  const int total = tokens * op.num_heads;
-  const Range mine = share(total);
-  for (const Tile& tile : plan.tiles) {
-    const int rows = tile.num_tokens * tile.num_heads;
-    for (int i = 0; i < rows; ++i, ++seen) {
-      if (seen < mine.begin || seen >= mine.end) continue;
-      float* m = nullptr;
-      float* l = nullptr;
-      float* o = nullptr;
-      for (int c = 0; c < tile.chunk_end; ++c) {
-        const size_t at = static_cast<size_t>(tile.first_partial + c * rows + i);
-        if (!m || *m == -std::numeric_limits<float>::infinity()) {
-          m = all_m + at;
-          l = all_l + at;
-          o = all_o + at * value_dim;
-        } else {
-          merge(*m, *l, o, all_m[at], all_l[at], all_o + at * value_dim, static_cast<int>(value_dim));
-        }
-      }
-      write_out(op, tile, i, *l, o);
+  share_out(static_cast<int>(plan.items.size()), Phase::kChunksPerThread, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      const auto [index, chunk] = plan.items[static_cast<size_t>(i)];
+      const Tile& tile = plan.tiles[static_cast<size_t>(index)];
+      const size_t at = static_cast<size_t>(tile.first_partial + chunk * tile.num_tokens * tile.num_heads);
+      attend(op, tile, chunk, all_m + at, all_l + at, all_o + at * value_dim);
     }
+  });
+  share_out(static_cast<int>(plan.tiles.size()), 1, [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) merge_chunks(op, plan.tiles[static_cast<size_t>(i)], all_m, all_l, all_o, value_dim);
+  });
+}
+
+// The rows of a tile over all its chunks, ascending; the first one with keys is where a row's result gathers.
+void StepRunner::merge_chunks(const AttentionOp& op, const Tile& tile, float* all_m, float* all_l, float* all_o, size_t value_dim) {
+  const int rows = tile.num_tokens * tile.num_heads;
+  for (int i = 0; i < rows; ++i) {
+    float* m = nullptr;
+    float* l = nullptr;
+    float* o = nullptr;
+    for (int c = 0; c < tile.chunk_end; ++c) {
+      const size_t at = static_cast<size_t>(tile.first_partial + c * rows + i);
+      if (!m || *m == -std::numeric_limits<float>::infinity()) {
+        m = all_m + at;
+        l = all_l + at;
+        o = all_o + at * value_dim;
+      } else {
+        merge(*m, *l, o, all_m[at], all_l[at], all_o + at * value_dim, static_cast<int>(value_dim));
+      }
+    }
+    write_out(op, tile, i, *l, o);
   }
 }
 

@@ -45,41 +45,38 @@ void mask_groups(float* choice, const MoeOp& op) {
 
 void StepRunner::execute(const MoeOp& op) {
   route(op);
-  const Rows rows = with_columns(executor.shared_rows_, op.gate_up.cols);
-  run_gate_up(op, rows);
-  barrier();
+  run_gate_up(op);
   run_down(op);
 }
 
 void StepRunner::route(const MoeOp& op) {
   const Rows rows = with_columns(executor.shared_rows_, op.gate_up.cols);
   const auto prepare = kernels.prepare_row[static_cast<int>(op.gate_up.format)];
-  const auto router_of = [&](int first) { return op.router + static_cast<size_t>(first) * static_cast<size_t>(op.input.width); };
-  float* scores = executor.router_scores_.data();
+  const auto score = [&](const float* x, int token, int begin, int end) {
+    kernels.dot_rows(x, op.router + static_cast<size_t>(begin) * static_cast<size_t>(op.input.width), end - begin, op.input.width,
+                     executor.router_scores_.data() + static_cast<size_t>(token) * static_cast<size_t>(op.num_experts) + begin);
+  };
   if (tokens == 1) {
-    // Every thread normalises for itself and scores its share of the experts.
-    const float* x = normalised(row(op.input, 0), op.norm, op.input.width);
-    if (thread == 0) prepare(x, op.input.width, rows, 0);
-    const Range mine = share(op.num_experts);
-    kernels.dot_rows(x, router_of(mine.begin), mine.end - mine.begin, op.input.width, scores + mine.begin);
-    barrier();
-    if (thread == 0) {
-      choose_experts(op, 0);
-      sort_by_expert(op);
+    // The router is the work here: split its experts; who takes part normalises for itself.
+    bool ready = false;
+    share_out(op.num_experts, kStreamParts, [&](int begin, int end) {
+      if (!ready) kernels.rms_norm(row(op.input, 0), op.norm.weight, op.norm.eps, op.input.width, scratch.normalised.data());
+      ready = true;
+      if (begin == 0) prepare(scratch.normalised.data(), op.input.width, rows, 0);
+      score(scratch.normalised.data(), 0, begin, end);
+    });
+  }
+  share_out(tokens, kEvenParts, [&](int begin, int end) {
+    for (int t = begin; t < end; ++t) {
+      if (tokens > 1) {
+        const float* x = normalised(row(op.input, t), op.norm, op.input.width);
+        prepare(x, op.input.width, rows, t);
+        score(x, t, 0, op.num_experts);
+      }
+      choose_experts(op, t);
     }
-    barrier();
-    return;
-  }
-  const Range mine = share(tokens);
-  for (int t = mine.begin; t < mine.end; ++t) {
-    const float* x = normalised(row(op.input, t), op.norm, op.input.width);
-    prepare(x, op.input.width, rows, t);
-    kernels.dot_rows(x, router_of(0), op.num_experts, op.input.width, scores + static_cast<size_t>(t) * static_cast<size_t>(op.num_experts));
-    choose_experts(op, t);
-  }
-  barrier();
-  if (thread == 0) sort_by_expert(op);
-  barrier();
+  });
+  share_out(1, 1, [&](int, int) { sort_by_expert(op); });
 }
 
 void StepRunner::choose_experts(const MoeOp& op, int token) {
@@ -134,7 +131,7 @@ void StepRunner::sort_by_expert(const MoeOp& op) {
   }
 }
 
-void StepRunner::run_gate_up(const MoeOp& op, const Rows& rows) {
+void StepRunner::run_gate_up(const MoeOp& op) {
   const auto kernel = kernels.matmul[static_cast<int>(op.gate_up.format)];
   const auto& start = executor.expert_start_;
   const int pairs = op.gate_up.panels / 2;
@@ -147,7 +144,7 @@ void StepRunner::run_gate_up(const MoeOp& op, const Rows& rows) {
     args.out_columns = op.intermediate_size;
     args.panel_begin = 2 * first_pair;
     args.panel_end = 2 * last_pair;
-    args.a = rows;
+    args.a = with_columns(executor.shared_rows_, op.gate_up.cols);
     args.num_tokens = count;
     args.in_rows = executor.slot_token_.data() + begin;
     args.out_rows = executor.slot_index_.data() + begin;
@@ -157,35 +154,27 @@ void StepRunner::run_gate_up(const MoeOp& op, const Rows& rows) {
     args.scratch = scratch.matmul.data();
     kernel(args);
   };
-  if (tokens == 1) {
-    // One long stream of weights per thread: split the touched panels evenly, not expert by expert.
-    const Range mine = share(op.top_k * pairs);
-    for (int i = 0; i < op.top_k; ++i) {
-      const int first = std::max(mine.begin - i * pairs, 0), last = std::min(mine.end - i * pairs, pairs);
-      run(executor.expert_ids_[static_cast<size_t>(i)], first, last);
+  // The panels of all touched experts in a row, cut evenly.
+  const int chosen = tokens == 1 ? op.top_k : op.num_experts;
+  share_out(chosen * pairs, tokens == 1 ? kStreamParts : Phase::kChunksPerThread, [&](int begin, int end) {
+    for (int i = begin / pairs; i * pairs < end; ++i) {
+      const int expert = tokens == 1 ? executor.expert_ids_[static_cast<size_t>(i)] : i;
+      run(expert, std::max(begin - i * pairs, 0), std::min(end - i * pairs, pairs));
     }
-    return;
-  }
-  const int per_expert = std::min(pairs, 4);  // jobs per expert: small enough to balance, large enough to stream
-  const int jobs = op.num_experts * per_expert;
-  for (Range r = claim(0, jobs, 1); r.begin < r.end; r = claim(0, jobs, 1)) {
-    const int part = r.begin % per_expert;
-    run(r.begin / per_expert, pairs * part / per_expert, pairs * (part + 1) / per_expert);
-  }
+  });
 }
 
 void StepRunner::run_down(const MoeOp& op) {
-  const int slots = tokens * op.top_k;
   const Rows rows = with_columns(executor.moe_rows_, op.down.cols);
   const auto prepare = kernels.prepare_row[static_cast<int>(op.down.format)];
-  const Range mine = share(slots);
-  for (int slot = mine.begin; slot < mine.end; ++slot) {
-    prepare(executor.moe_hidden_.data() + static_cast<size_t>(slot) * static_cast<size_t>(op.intermediate_size), op.intermediate_size, rows, slot);
-  }
-  barrier();
+  share_out(tokens * op.top_k, kEvenParts, [&](int begin, int end) {
+    for (int slot = begin; slot < end; ++slot) {
+      prepare(executor.moe_hidden_.data() + static_cast<size_t>(slot) * static_cast<size_t>(op.intermediate_size), op.intermediate_size, rows, slot);
+    }
+  });
   const auto kernel = kernels.matmul[static_cast<int>(op.down.format)];
   const auto& start = executor.expert_start_;
-  const auto run = [&](Range pairs) {
+  share_out(op.down.panels / 2, tokens == 1 ? kStreamParts : kManyParts, [&](int first_pair, int last_pair) {
     for (int e = 0; e < op.num_experts; ++e) {
       const int begin = start[static_cast<size_t>(e)], count = start[static_cast<size_t>(e) + 1] - begin;
       if (count == 0) continue;
@@ -193,8 +182,8 @@ void StepRunner::run_down(const MoeOp& op) {
       args.panels = op.down.data + static_cast<size_t>(e) * op.down.expert_stride;
       args.cols = op.down.cols;
       args.out_columns = op.out.width;
-      args.panel_begin = 2 * pairs.begin;
-      args.panel_end = 2 * pairs.end;
+      args.panel_begin = 2 * first_pair;
+      args.panel_end = 2 * last_pair;
       args.a = rows;
       args.num_tokens = count;
       args.in_rows = executor.slot_index_.data() + begin;
@@ -206,15 +195,7 @@ void StepRunner::run_down(const MoeOp& op) {
       args.scratch = scratch.matmul.data();
       kernel(args);
     }
-  };
-  const int pairs = op.down.panels / 2;
-  if (tokens == 1) {
-    const Range own = share(pairs);
-    if (own.begin < own.end) run(own);
-    return;
-  }
-  const int size = std::max(1, pairs / (8 * threads));
-  for (Range r = claim(1, pairs, size); r.begin < r.end; r = claim(1, pairs, size)) run(r);
+  });
 }
 
 }  // namespace glm

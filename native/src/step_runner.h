@@ -1,5 +1,5 @@
-// One thread's walk through a program. Every thread has its own StepRunner and runs every operation; inside an
-// operation they split rows, panels, heads or experts and meet at barriers. Operations live in ops_*.cpp.
+// One thread's walk through a program. Every thread has its own StepRunner and goes through every operation; the work
+// of an operation is one or more phases whose chunks the threads share out (thread_pool.h). Operations live in ops_*.cpp.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace glm {
 
-inline constexpr size_t kCountersPerOp = 3;
+inline constexpr size_t kPhasesPerOp = 6;  // at most
 
 // Heads of one kv head that share a tile: at most kMaxTileRows, so that one token's heads fit.
 template <typename Visit>
@@ -21,44 +21,58 @@ void for_each_head_block(int num_heads, int num_kv_heads, Visit visit) {
   }
 }
 
-struct StepRunner {
-  Executor& executor;
-  const Batch& batch;
-  float* logits;
-  std::span<const SampleRow> sample_rows;
-  std::span<SampledToken> sampled;
-  int thread;
-
-  const KernelTable& kernels = executor.kernels_;
-  Executor::ThreadScratch& scratch = executor.scratch_[static_cast<size_t>(thread)];
-  const int threads = executor.pool_.num_threads();
-  const int tokens = static_cast<int>(batch.token_ids.size());
-  size_t op_index = 0;
-
+class StepRunner {
+ public:
+  StepRunner(Executor& owner, const Step& now, int index) : executor(owner), step(now), thread(index) {}
   void run();
 
  private:
-  struct Range { int begin, end; };
+  Executor& executor;
+  const Step& step;
+  const int thread;
 
-  void barrier() { executor.pool_.barrier().wait(); }
-  // This thread's even share of [0, count).
-  Range share(int count) const {
-    return {static_cast<int>(static_cast<long>(count) * thread / threads), static_cast<int>(static_cast<long>(count) * (thread + 1) / threads)};
+  const Batch& batch = step.batch;
+  const KernelTable& kernels = executor.kernels_;
+  Executor::ThreadScratch& scratch = executor.scratch_[static_cast<size_t>(thread)];
+  const int threads = executor.options_.num_threads;
+  const int tokens = static_cast<int>(step.batch.token_ids.size());
+  size_t op_index = 0;
+  size_t phase_index = 0;  // of the operation
+
+  // Calls body(begin, end) for parts of [0, count) until all are done, by whichever threads come. A part is work for a
+  // few microseconds at least, `parts` of them for each thread: few for streams of weights, many where costs differ.
+  template <typename Body>
+  void share_out(int count, int parts, Body&& body) {
+    Phase& phase = executor.phases_[op_index * kPhasesPerOp + phase_index++];
+    const int per_thread = std::max(1, std::min({parts, Phase::kChunksPerThread, (count + threads - 1) / threads}));
+    const int chunks = per_thread * threads;
+    for (int i = 0; i < threads; ++i) {
+      const int owner = (thread + i) % threads;
+      for (int j = 0; j < per_thread; ++j) {
+        const int chunk = i == 0 ? j : per_thread - 1 - j;  // its owner starts at the front: help from the back
+        if (!phase.take(step.number, owner, chunk)) continue;
+        const long index = static_cast<long>(owner) * per_thread + chunk;
+        const int begin = static_cast<int>(count * index / chunks), end = static_cast<int>(count * (index + 1) / chunks);
+        if (begin < end) body(begin, end);
+        phase.complete(step.number);
+      }
+    }
+    phase.await(step.number, chunks);
   }
-  // The next `size` items of [0, count) nobody has taken; empty when all are gone.
-  Range claim(size_t counter, int count, int size) {
-    const int begin = executor.counters_[op_index * kCountersPerOp + counter].next.fetch_add(size, std::memory_order_relaxed);
-    return {std::min(begin, count), std::min(begin + size, count)};
-  }
+  static constexpr int kStreamParts = 2;
+  static constexpr int kEvenParts = 4;
+  static constexpr int kManyParts = 8;
+
   size_t stride(const View& view) const { return static_cast<size_t>(executor.program_.buffers[static_cast<size_t>(view.buffer)]); }
   float* row(const View& view, int token) const {
     return executor.buffers_[static_cast<size_t>(view.buffer)].data() + static_cast<size_t>(token) * stride(view) + view.offset;
   }
   const float* normalised(const float* x, const Norm& norm, int n);
   static Rows with_columns(Rows rows, int cols);
-  // Calls matmul over all panels of `weight`, split between the threads: evenly for one token (each thread streams its
-  // own part of the weights), by claiming for many.
-  void matmul(MatmulArgs args, const Matrix& weight, int num_tokens, size_t counter);
+  // A product with all panels of `weight`; `prepare_own_row` fills scratch.rows when there is one token, on each thread
+  // that takes part, which is cheaper than a phase of its own.
+  template <typename PrepareRow>
+  void matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row);
 
   void execute(const EmbedOp& op);
   void execute(const RmsNormOp& op);
@@ -71,8 +85,10 @@ struct StepRunner {
   void execute(const LogitsOp& op);
 
   // ops_attention.cpp
-  void fill_rope_tables();
-  void rotate_and_store(const AttentionOp& op, const TilePlan& plan);
+  void fill_rope_tables(int begin, int end);
+  void rotate_and_store(const AttentionOp& op, int begin, int end);
+  void attend_tile(const AttentionOp& op, const Tile& tile, int value_dim);
+  void merge_chunks(const AttentionOp& op, const Tile& tile, float* all_m, float* all_l, float* all_o, size_t value_dim);
   void attend_whole_tiles(const AttentionOp& op, const TilePlan& plan);
   void attend_chunks(const AttentionOp& op, const TilePlan& plan);
   void attend(const AttentionOp& op, const Tile& tile, int chunk, float* m, float* l, float* o);
@@ -82,7 +98,7 @@ struct StepRunner {
   void route(const MoeOp& op);
   void choose_experts(const MoeOp& op, int token);
   void sort_by_expert(const MoeOp& op);
-  void run_gate_up(const MoeOp& op, const Rows& rows);
+  void run_gate_up(const MoeOp& op);
   void run_down(const MoeOp& op);
 };
 

@@ -1,5 +1,7 @@
 #include "glm_crush/thread_pool.h"
 
+#include <sched.h>
+
 #include <chrono>
 
 namespace glm {
@@ -13,69 +15,59 @@ inline void pause() {
 #endif
 }
 
+// A chunk takes microseconds; one that takes longer than this spin belongs to a thread that is not running now.
+constexpr int kSpins = 2000;
 // Between two steps Python schedules and detokenises; workers stay awake for about that long.
 constexpr auto kIdleSpin = std::chrono::microseconds(300);
 
 }  // namespace
 
-void Barrier::wait() {
-  if (num_threads_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-    return;
-  }
-  for (int i = 0; i < spins_; ++i) {
-    if (phase_.load(std::memory_order_acquire) != phase) return;
+void Phase::await(uint32_t step, int count) const {
+  for (int i = 0; i < kSpins; ++i) {
+    if (is_done(step, count)) return;
     pause();
   }
-  while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
+  while (!is_done(step, count)) ::sched_yield();
 }
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), barrier_(num_threads) {
+ThreadPool::ThreadPool(int num_threads, std::function<void(int, uint32_t)> work) : num_threads_(num_threads), work_(std::move(work)) {
   for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stopping_.store(true);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  step_.fetch_add(1, std::memory_order_release);
+  step_.notify_all();
   for (auto& thread : threads_) thread.join();
 }
 
-void ThreadPool::run(const std::function<void(int)>& work) {
-  if (num_threads_ == 1) return work(0);
-  work_ = &work;
-  running_.store(num_threads_ - 1, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-  work(0);
-  for (int i = 0; i < 4000; ++i) {
-    if (running_.load(std::memory_order_acquire) == 0) return;
-    pause();
+void ThreadPool::run(uint32_t step) {
+  if (num_threads_ > 1) {
+    step_.store(step, std::memory_order_release);
+    step_.notify_all();
   }
-  for (int left; (left = running_.load(std::memory_order_acquire)) != 0;) running_.wait(left, std::memory_order_acquire);
+  work_(0, step);
 }
 
-bool ThreadPool::await_epoch(uint32_t seen) {
+bool ThreadPool::await_step(uint32_t& seen) {
   const auto end = std::chrono::steady_clock::now() + kIdleSpin;
+  uint32_t now = seen;
   do {
-    for (int i = 0; i < 64; ++i) {
-      if (epoch_.load(std::memory_order_acquire) != seen) return !stopping_.load();
+    for (int i = 0; i < 64 && now == seen; ++i) {
       pause();
+      now = step_.load(std::memory_order_acquire);
     }
-  } while (std::chrono::steady_clock::now() < end);
-  while (epoch_.load(std::memory_order_acquire) == seen) epoch_.wait(seen, std::memory_order_acquire);
+  } while (now == seen && std::chrono::steady_clock::now() < end);
+  while (now == seen) {
+    step_.wait(seen, std::memory_order_acquire);
+    now = step_.load(std::memory_order_acquire);
+  }
+  seen = now;
   return !stopping_.load();
 }
 
-void ThreadPool::worker(int index) {
-  for (uint32_t seen = 0; await_epoch(seen); ++seen) {
-    (*work_)(index);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
-  }
+void ThreadPool::worker(int thread) {
+  for (uint32_t seen = 0; await_step(seen);) work_(thread, seen);
 }
 
 }  // namespace glm

@@ -1,8 +1,9 @@
 // Runs a program over one batch: one call is one engine step, all threads walk the list of operations together.
 #pragma once
 
-#include <atomic>
+#include <deque>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <utility>
 #include <vector>
@@ -48,6 +49,17 @@ struct TilePlan {
   int num_partials = 0;                    // rows of partial results
 };
 
+// What a step's threads share. Each thread copies it when it starts on the step: one that comes late must not see
+// the next step's.
+struct Step {
+  uint32_t number = 0;
+  Batch batch;
+  float* logits = nullptr;
+  std::span<const SampleRow> sample_rows;
+  std::span<SampledToken> sampled;
+  std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads)
+};
+
 class Executor {
  public:
   Executor(Program program, const ExecutorOptions& options);
@@ -69,7 +81,7 @@ class Executor {
   int max_tokens() const { return options_.max_tokens; }
 
  private:
-  friend struct StepRunner;
+  friend class StepRunner;
 
   struct RopeTable { std::vector<float> cos, sin; };  // [max_tokens, rotary_dim / 2]
   struct ThreadScratch {
@@ -77,21 +89,22 @@ class Executor {
     AlignedBuffer<uint8_t> matmul;   // unpacked panels
     AlignedBuffer<float> scores;     // [kMaxTileRows, kChunkKeys]
     AlignedBuffer<float> partial;    // one (m, l, o) chunk of a tile
-    Rows rows;                       // prepared rows private to the thread
+    Rows rows;                       // one prepared row, private to the thread
+    AlignedBuffer<float> normalised; // the row it was made from (mixture of experts)
     SamplerScratch sampler;
     std::vector<float> choice;       // router scores with bias
     std::vector<int32_t> order;      // experts by score; later the fill position of each expert
   };
 
   void check(const Batch& batch, size_t num_rows) const;
-  void plan_attention(const Batch& batch);
+  void walk(int thread, uint32_t number);
+  std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
   void plan_tiles(const Batch& batch, TilePlan& plan) const;
   Rows allocate_rows(int num_rows);
 
   const Program program_;
   const ExecutorOptions options_;
   const KernelTable& kernels_;
-  ThreadPool pool_;
   std::vector<AlignedBuffer<float>> buffers_;
   std::vector<CacheShape> cache_shapes_;
   std::vector<HugeBuffer> caches_;
@@ -101,7 +114,6 @@ class Executor {
   Rows shared_rows_;                     // [max_tokens]
   int widest_ = 0;                       // columns, padded
   // attention
-  std::vector<TilePlan> tile_plans_;     // one per distinct (num_heads, num_kv_heads)
   std::vector<int> sequence_of_token_;
   AlignedBuffer<uint8_t> queries_;
   AlignedBuffer<int32_t> key_limits_;    // [2, query rows]
@@ -112,9 +124,10 @@ class Executor {
   std::vector<float> expert_weights_, slot_weight_;
   std::vector<float> moe_hidden_;        // [max_tokens * top_k, intermediate]
   Rows moe_rows_;
-  // work claimed while a step runs, one counter per operation and phase
-  struct alignas(64) Counter { std::atomic<int> next{0}; };
-  std::unique_ptr<Counter[]> counters_;
+  std::deque<Phase> phases_;  // kPhasesPerOp for each operation, then those of sampling
+  std::mutex step_mutex_;  // guards step_ while a step begins
+  Step step_;
+  ThreadPool pool_;        // last: its threads use all of the above
 };
 
 }  // namespace glm

@@ -101,6 +101,10 @@ struct CacheShape {
 inline constexpr int kChunkKeys = 256;
 inline constexpr int kMaxTileRows = 32;
 
+// The sampler skims a vocabulary in blocks of this many tokens; a token whose exponent is below the limit weighs 0.
+inline constexpr int kVocabularyBlock = 32;
+inline constexpr float kLowestExponent = -87.0f;
+
 // One chunk of keys for up to kMaxTileRows query rows of one kv head.
 //   score = q . k (the caller folds scale * log2(e) into q), masked to first_key <= key < last_key per row;
 //   m = max score, p = 2^(score - m), l = sum p, o = sum p v. A row without keys gets m = -inf, l = 0, o = 0.
@@ -148,6 +152,13 @@ struct KernelTable {
 
   // Router scores: out[e] = x . w[e], e in [0, num_experts), float32, sixteen partial sums then a fixed tree.
   void (*dot_rows)(const float* x, const float* w, int num_rows, int n, float* out);
+
+  // Largest logit of each block of kVocabularyBlock tokens into `maxima`; returns the largest of all. NaN counts
+  // as -infinity.
+  float (*block_maxima)(const float* logits, int size, float* maxima);
+
+  // Sum of exp((logit - max) * inverse_temperature), float32 exp, double sum; `maxima` as above.
+  double (*exp_sum)(const float* logits, int size, float max, float inverse_temperature, const float* maxima);
 };
 
 // Tables of the instruction sets this build contains; null when the CPU cannot run it.

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "glm_crush/kernels.h"
+
 namespace glm {
 
 /// How to draw from one row. Ids must lie in [0, vocab_size): the Python door checks them
@@ -54,6 +56,7 @@ struct SamplerScratch {
 
 /// Draws a token from `logits` [vocab_size], which is not modified. Deterministic: the result
 /// depends on `logits` and `row` alone.
-void sample_row(const float* logits, int vocab_size, const SampleRow& row, SamplerScratch& scratch, SampledToken& out);
+void sample_row(const KernelTable& kernels, const float* logits, int vocab_size, const SampleRow& row, SamplerScratch& scratch,
+                SampledToken& out);
 
 }  // namespace glm

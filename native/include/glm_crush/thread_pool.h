@@ -1,52 +1,75 @@
-// A persistent pool for SPMD work: every thread runs the same function, barriers inside it keep them in step.
+// A persistent pool in which every thread is welcome and none is needed.
+//
+// Work is a sequence of phases, each cut into chunks. A thread takes the chunks that are its own, then those nobody
+// has taken yet, and goes on to the next phase once every chunk of this one is done. So a thread that the operating
+// system has put aside, or that has not woken up yet, holds nobody up unless it was in the middle of a chunk; there is no
+// barrier to meet at. A thread that comes late finds all chunks taken and passes through.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
 namespace glm {
 
-// Sense-reversing barrier. Spins first (a step has hundreds of barriers a few microseconds apart), then sleeps in
-// the kernel, so that a machine with more runnable threads than cores still makes progress.
-class Barrier {
+// One phase: who has taken which chunk, and how many are done, both stamped with the step they belong to, so that
+// nothing has to be reset between steps.
+class Phase {
  public:
-  explicit Barrier(int num_threads) : num_threads_(num_threads), spins_(num_threads > 1 ? kSpins : 0) {}
-  void wait();
+  static constexpr int kChunksPerThread = 16;  // at most
+
+  explicit Phase(int num_threads) : taken_(static_cast<size_t>(num_threads)) {}
+
+  // True for exactly one caller per step and chunk.
+  bool take(uint32_t step, int thread, int chunk) {
+    auto& stamp = taken_[static_cast<size_t>(thread)].step[chunk];
+    uint32_t seen = stamp.load(std::memory_order_relaxed);
+    return static_cast<int32_t>(step - seen) > 0 && stamp.compare_exchange_strong(seen, step, std::memory_order_relaxed);
+  }
+  void complete(uint32_t step) {
+    uint64_t seen = done_.load(std::memory_order_relaxed), next = 0;
+    do {
+      next = static_cast<uint32_t>(seen >> 32) == step ? seen + 1 : (static_cast<uint64_t>(step) << 32 | 1);
+    } while (!done_.compare_exchange_weak(seen, next, std::memory_order_acq_rel, std::memory_order_relaxed));
+  }
+  // All `count` chunks of the step are done (or a later step has begun).
+  bool is_done(uint32_t step, int count) const {
+    const uint64_t seen = done_.load(std::memory_order_acquire);
+    const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(seen >> 32) - step);
+    return ahead > 0 || (ahead == 0 && static_cast<int>(static_cast<uint32_t>(seen)) >= count);
+  }
+  void await(uint32_t step, int count) const;
 
  private:
-  static constexpr int kSpins = 4000;
-  const int num_threads_;
-  const int spins_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  struct alignas(64) Taken { std::atomic<uint32_t> step[kChunksPerThread] = {}; };
+  alignas(64) std::atomic<uint64_t> done_{0};
+  std::vector<Taken> taken_;
 };
 
 class ThreadPool {
  public:
-  // num_threads includes the calling thread.
-  explicit ThreadPool(int num_threads);
+  // num_threads includes the caller of run. Each thread calls work(thread, step) for the steps it wakes up for; work
+  // must not throw, and must take chunks only through phases.
+  ThreadPool(int num_threads, std::function<void(int, uint32_t)> work);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const { return num_threads_; }
-  Barrier& barrier() { return barrier_; }
-
-  // Run work(thread_index) on every thread and return when all are done. Not re-entrant. `work` must not throw.
-  void run(const std::function<void(int)>& work);
+  // Wake the others for `step` (1, 2, ... wrapping) and do the caller's part. Returns when the caller's walk through
+  // the phases is over, which is when all chunks are done.
+  void run(uint32_t step);
 
  private:
-  void worker(int index);
-  bool await_epoch(uint32_t seen);
+  void worker(int thread);
+  bool await_step(uint32_t& seen);
 
   const int num_threads_;
-  Barrier barrier_;
-  const std::function<void(int)>* work_ = nullptr;
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  alignas(64) std::atomic<int> running_{0};
+  const std::function<void(int, uint32_t)> work_;
+  alignas(64) std::atomic<uint32_t> step_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> threads_;
 };

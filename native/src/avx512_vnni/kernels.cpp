@@ -3,6 +3,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../generic/vocabulary_scan.h"
 #include "attention_bf16.h"
 #include "matmul.h"
 #include "prepare.h"
@@ -23,6 +24,8 @@ const KernelTable* avx512_vnni_kernels() {
       .store_query = store_query_wide,
       .attention_chunk = attention_chunk_wide,
       .dot_rows = dot_rows,
+      .block_maxima = block_maxima,
+      .exp_sum = exp_sum,
   };
   const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&

@@ -115,8 +115,7 @@ inline void softmax_row(const Chunk& chunk, int row) {
   std::fill(scores + end, scores + padded, kMinusInfinity);
   Floats max = splat(kMinusInfinity);
   for (int i = 0; i < padded; i += kLanes) max = maximum(load<Floats>(scores + i), max);
-  float m = kMinusInfinity;
-  for (int i = 0; i < kLanes; ++i) m = std::max(m, max[i]);
+  const float m = largest_lane(max);
   chunk.args.m[row] = m;
   Floats sums[kPieces] = {};
   for (int i = 0; i < padded; i += kPanelRows)

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "matmul.h"
 #include "rows.h"
+#include "vocabulary_scan.h"
 
 namespace glm {
 namespace {
@@ -23,6 +24,8 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .store_query = store_query,
       .attention_chunk = attention_chunk,
       .dot_rows = dot_rows,
+      .block_maxima = block_maxima,
+      .exp_sum = exp_sum,
   };
 }
 

@@ -14,9 +14,7 @@ constexpr float kSmallestMaximum = 1e-30f;  // a row below this counts as zero: 
 inline float group_maximum(const float* x) {
   Floats max = Floats{};
   for (int i = 0; i < kGroup; i += kLanes) max = maximum(absolute(load<Floats>(x + i)), max);
-  float result = 0.0f;
-  for (int i = 0; i < kLanes; ++i) result = std::max(result, max[i]);
-  return result;
+  return largest_lane(max);
 }
 
 // The smallest e in [0, 15] with group_max <= row_max * 2^(e - 15).

@@ -14,11 +14,12 @@
 #include <numeric>
 
 #include "glm_crush/philox.h"
-#include "vocabulary_scan.h"
 
 namespace glm {
 namespace {
 
+constexpr int kBlock = kVocabularyBlock;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLowestTemperature = 1e-30f;
 constexpr int kFirstBand = 32;
 constexpr int kBandGrowth = 8;
@@ -53,6 +54,11 @@ void radix_sort(std::vector<uint64_t>& keys, size_t first, std::vector<uint64_t>
     std::swap(from, to);
   }
   if (from != keys.data() + first) std::copy(from, from + count, to);
+}
+
+int first_index_of(const float* x, int size, float value, const std::vector<float>& block_max) {
+  const auto block = std::find(block_max.begin(), block_max.end(), value) - block_max.begin();
+  return static_cast<int>(std::find(x + block * kBlock, x + size, value) - x);
 }
 
 // The tokens of one row from the likeliest down with their weights exp((logit - max) / temperature),
@@ -152,7 +158,8 @@ const float* adjust(const float* logits, int size, const SampleRow& row, Sampler
   for (int begin = 0; row.allowed_mask != nullptr && begin < size; begin += 32) {
     const uint32_t allowed = row.allowed_mask[begin / 32];
     if (allowed == 0xffffffffu) continue;
-    for (int i = 0; i < std::min(32, size - begin); ++i)
+    if (allowed == 0) std::fill(x + begin, x + std::min(size, begin + 32), -kInfinity);
+    for (int i = 0; allowed != 0 && i < std::min(32, size - begin); ++i)
       if (!((allowed >> i) & 1u)) x[begin + i] = -kInfinity;
   }
   return x;
@@ -195,7 +202,7 @@ int walk(Candidates& candidates, size_t count, double target) {
   return last;  // also when the total was rounded up and the sum never gets there
 }
 
-int draw(const float* x, int size, float max, const SampleRow& row, SamplerScratch& scratch) {
+int draw(const KernelTable& kernels, const float* x, int size, float max, const SampleRow& row, SamplerScratch& scratch) {
   const float inverse_temperature = 1.0f / std::max(row.temperature, kLowestTemperature);
   size_t count = row.top_k > 0 ? static_cast<size_t>(row.top_k) : static_cast<size_t>(size);
   const bool whole_vocabulary = count >= static_cast<size_t>(size);
@@ -210,7 +217,8 @@ int draw(const float* x, int size, float max, const SampleRow& row, SamplerScrat
   const double u = philox_uniform(row.seed, row.counter);
   const bool filtered = row.top_p < 1.0f || row.min_p > 0.0f || row.typical_p < 1.0f;
   if (row.top_p < 1.0f || !filtered) {
-    const double total = whole_vocabulary ? exp_sum(x, size, max, inverse_temperature, scratch.block_max) : total_of_first(count);
+    const double total =
+        whole_vocabulary ? kernels.exp_sum(x, size, max, inverse_temperature, scratch.block_max.data()) : total_of_first(count);
     if (!filtered) return walk(candidates, count, u * total);
     size_t kept = 0;
     for (double before = 0.0; kept < count && candidates.has(kept) && before < row.top_p * total; ++kept)
@@ -232,8 +240,9 @@ int draw(const float* x, int size, float max, const SampleRow& row, SamplerScrat
   return walk(candidates, count, u * total_of_first(count));
 }
 
-void report_logprobs(const float* logits, int size, float max, const SampleRow& row, SamplerScratch& scratch, SampledToken& out) {
-  const double log_sum = max + std::log(exp_sum(logits, size, max, 1.0f, scratch.block_max));
+void report_logprobs(const KernelTable& kernels, const float* logits, int size, float max, const SampleRow& row, SamplerScratch& scratch,
+                     SampledToken& out) {
+  const double log_sum = max + std::log(kernels.exp_sum(logits, size, max, 1.0f, scratch.block_max.data()));
   out.logprob = static_cast<float>(logits[out.token_id] - log_sum);
   if (row.num_logprobs == 0) return;
   const auto wanted = static_cast<size_t>(row.num_logprobs);
@@ -247,7 +256,8 @@ void report_logprobs(const float* logits, int size, float max, const SampleRow& 
 
 }  // namespace
 
-void sample_row(const float* logits, int vocab_size, const SampleRow& row, SamplerScratch& scratch, SampledToken& out) {
+void sample_row(const KernelTable& kernels, const float* logits, int vocab_size, const SampleRow& row, SamplerScratch& scratch,
+                SampledToken& out) {
   out.token_id = -1;
   out.logprob = std::numeric_limits<float>::quiet_NaN();
   for (int i = 0; i < row.num_logprobs; ++i) {
@@ -255,15 +265,16 @@ void sample_row(const float* logits, int vocab_size, const SampleRow& row, Sampl
     out.top_logprobs[i] = -kInfinity;
   }
   const float* x = adjust(logits, vocab_size, row, scratch);
-  float max = block_maxima(x, vocab_size, scratch.block_max);
+  scratch.block_max.resize(static_cast<size_t>((vocab_size + kBlock - 1) / kBlock));
+  float max = kernels.block_maxima(x, vocab_size, scratch.block_max.data());
   if (max == -kInfinity) return;
   if (row.temperature == 0.0f || max == kInfinity)
     out.token_id = first_index_of(x, vocab_size, max, scratch.block_max);
   else
-    out.token_id = draw(x, vocab_size, max, row, scratch);
+    out.token_id = draw(kernels, x, vocab_size, max, row, scratch);
   if (row.num_logprobs < 0) return;
-  if (x != logits) max = block_maxima(logits, vocab_size, scratch.block_max);
-  report_logprobs(logits, vocab_size, max, row, scratch, out);
+  if (x != logits) max = kernels.block_maxima(logits, vocab_size, scratch.block_max.data());
+  report_logprobs(kernels, logits, vocab_size, max, row, scratch, out);
 }
 
 }  // namespace glm

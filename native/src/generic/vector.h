@@ -146,6 +146,21 @@ GLM_INLINE Floats exp2_nonpositive(Floats x) {
   return as_floats((as_ints(p) + (as_ints(shifted) << 23)) & (x >= splat(-126.0f)));
 }
 
+// The largest lane; no lane is NaN.
+GLM_INLINE float largest_lane(Floats values) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(values);
+#elif defined(__AVX2__)
+  __m128 max = _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
+  max = _mm_max_ps(max, _mm_movehl_ps(max, max));
+  return _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)));
+#else
+  float max = values[0];
+  for (int i = 1; i < kLanes; ++i) max = values[i] > max ? values[i] : max;
+  return max;
+#endif
+}
+
 // Lanes added as a tree: i + i+half, then half of that.
 inline float add_lanes(const float* lanes, int count) {
   float sum[kPanelRows];
