@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from glm_crush import LLM, SamplingParams, errors
+from glm_crush.cli.chat_commands import COMMANDS
 from glm_crush.cli.main import app
 from glm_crush.config import FOREIGN_VARIABLES, SHORT_VARIABLES, ApiSettings, Settings, load_settings
 from glm_crush.models.registry import FAMILIES
@@ -92,6 +93,12 @@ def test_every_verb_is_in_the_commands_page_and_the_operating_pages_name_no_othe
             assert match is None or match[1] in verbs, f"{path.name}: {word}"
 
 
+def test_every_command_of_a_chat_is_in_the_commands_page() -> None:
+    rows = [line.replace("\\|", "|") for line in page("cli.md").splitlines()]
+    for command in COMMANDS:
+        assert f"| `{command.usage}` | {command.meaning} |" in rows
+
+
 # --- server ---
 
 
@@ -116,6 +123,13 @@ def test_every_error_class_is_in_the_python_page_and_its_status_in_the_server_pa
     reply = error_reply(getattr(errors, name)("message"))
     rows = re.findall(r"^\| ([\d, ]+) \| (?:`(\w+)`|none) \|", page("openai-server.md"), re.MULTILINE)
     assert any(str(reply.status) in statuses and (reply.code or "") == code for statuses, code in rows)
+
+
+def test_every_error_code_of_the_server_is_in_its_page_and_no_other() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "src/glm_crush/serving").rglob("*.py"))
+    codes = set(re.findall(r'code="(\w+)"', sources)) | set(re.findall(r'\d, "(\w+)"\)', sources))
+    codes.add(str(error_reply(RuntimeError()).code))
+    assert codes == set(re.findall(r"^\| [\d, ]+ \| `(\w+)` \|", page("openai-server.md"), re.MULTILINE))
 
 
 # --- Python ---
