@@ -125,6 +125,15 @@ void dot_rows(const std::string& variant, In1<float> x, In2<float> w, Out1<float
   select_kernels(variant.c_str()).dot_rows(x.data(), w.data(), size(w, 0), size(x, 0), out.data());
 }
 
+// The sampler's passes over a vocabulary: maxima of blocks, and the sum of exp((logit - max) * inverse_temperature).
+double vocabulary_sum(const std::string& variant, In1<float> logits, float inverse_temperature, Out1<float> maxima) {
+  const KernelTable& kernels = select_kernels(variant.c_str());
+  const int count = size(logits, 0);
+  if (size(maxima, 0) != (count + kVocabularyBlock - 1) / kVocabularyBlock) throw std::invalid_argument("maxima has the wrong size");
+  const float max = kernels.block_maxima(logits.data(), count, maxima.data());
+  return kernels.exp_sum(logits.data(), count, max, inverse_temperature, maxima.data());
+}
+
 // Writes keys [context, kv_heads, key_dim] and values to a cache whose block of position p is blocks[p / 16],
 // then attends from queries [rows, key_dim] of one kv head; m, l [rows] and o [rows, stored value_dim] are written.
 void attention(const std::string& variant, const std::string& kv_dtype, In3<float> keys, In3<float> values, In1<int32_t> blocks, int kv_head, In2<float> queries,
@@ -190,6 +199,7 @@ void bind_kernels(nb::module_& m) {
   kernels.def("rms_norm", &rms_norm, nb::arg("variant"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("out"));
   kernels.def("rope", &rope, nb::arg("variant"), nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("interleaved"));
   kernels.def("dot_rows", &dot_rows, nb::arg("variant"), nb::arg("x"), nb::arg("w"), nb::arg("out"));
+  kernels.def("vocabulary_sum", &vocabulary_sum, nb::arg("variant"), nb::arg("logits"), nb::arg("inverse_temperature"), nb::arg("maxima"));
   kernels.def("attention", &attention, nb::arg("variant"), nb::arg("kv_dtype"), nb::arg("keys"), nb::arg("values"), nb::arg("blocks"), nb::kw_only(), nb::arg("kv_head"),
               nb::arg("queries"), nb::arg("scale"), nb::arg("first_key"), nb::arg("last_key"), nb::arg("chunk_begin"), nb::arg("chunk_end"), nb::arg("m"), nb::arg("l"),
               nb::arg("o"));

@@ -1,4 +1,4 @@
-"""Every variant's attention, norm, rotation and router scores against NumPy."""
+"""Every variant's attention, norm, rotation, router scores and vocabulary passes against NumPy."""
 
 from __future__ import annotations
 
@@ -163,3 +163,20 @@ def test_router_scores_match_numpy(variant, n):
     )
     kernels.dot_rows(variant, x, w, out)
     np.testing.assert_allclose(out, w.astype(np.float64) @ x, rtol=1e-5, atol=1e-5)
+
+
+@variants
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 512, 513, 1000, 5000])
+@pytest.mark.parametrize("inverse_temperature", [0.1, 1.0, 30.0])
+def test_vocabulary_passes_match_numpy(variant, size, inverse_temperature):
+    """NaN and -infinity weigh nothing, nor does what lies 87 or more below the largest."""
+    logits = np.random.default_rng(size).normal(0, 3, size).astype(np.float32)
+    logits[1::7] = -np.inf
+    logits[2::9] = np.nan
+    maxima = np.empty(-(-size // 32), np.float32)
+    total = kernels.vocabulary_sum(variant, logits, inverse_temperature, maxima)
+    finite = np.where(np.isnan(logits), -np.inf, logits)
+    padding = np.full(-size % 32, -np.inf, np.float32)
+    np.testing.assert_array_equal(maxima, np.append(finite, padding).reshape(-1, 32).max(axis=1))
+    exponents = (finite.astype(np.float64) - finite.max()) * np.float32(inverse_temperature)
+    assert total == pytest.approx(np.exp(exponents).sum(), rel=2e-6)
