@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, cast
 
 from glm_crush.chat.prompt_codec import PromptCodec
-from glm_crush.chat.template import ChatTemplate
 from glm_crush.config import load_settings
 from glm_crush.engine.build import MakeExecutor, build_engine
 from glm_crush.engine.metrics import EngineMetrics
@@ -85,9 +84,7 @@ class LLM:
             cache_dir=settings.store.home / "packed",
             weight_format=settings.crush.weight_format,
         )
-        source = self.loaded.chat_template
-        template = None if source is None else ChatTemplate(source, self.loaded.tokenizer_config)
-        self.codec = PromptCodec(self.loaded.tokenizer, template)
+        self.codec = PromptCodec.for_model(self.loaded)
         self.default_params = sampling_defaults(self.loaded.generation_config)
         built = build_engine(
             self.loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor

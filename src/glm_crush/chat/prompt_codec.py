@@ -1,6 +1,6 @@
 """Text and conversations to token ids and back, as one model wants them.
 
-Above: `llm` and the server. Below: the tokenizer and the chat template. This module knows no engine.
+Above: `llm` and the server. Below: the tokenizer, the chat template, the loaded model. This module knows no engine.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glm_crush.chat.builtin_templates import chat_template_for
 from glm_crush.chat.template import ChatTemplate
 from glm_crush.errors import TemplateError
+from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["PromptCodec"]
@@ -21,6 +23,18 @@ class PromptCodec:
     def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+
+    @classmethod
+    def for_model(cls, loaded: LoadedModel) -> PromptCodec:
+        """The codec of a loaded model, with the template it came with or else ours for its family.
+
+        Raises:
+            TokenizerError: its tokenizer is malformed or missing.
+            TemplateError: its template is malformed.
+        """
+        model_type = str(loaded.packed.header.config.get("model_type", ""))
+        template = chat_template_for(loaded.chat_template, loaded.tokenizer_config, model_type)
+        return cls(loaded.tokenizer, template)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text as a prompt, with the tokens the model wants at the start."""

@@ -122,7 +122,6 @@ def open_model(settings: Settings, name: str) -> Iterator[OpenModel]:
         ModelError, DownloadError, ConfigError: it cannot be used here.
     """
     from glm_crush.chat.prompt_codec import PromptCodec
-    from glm_crush.chat.template import ChatTemplate
     from glm_crush.engine.build import build_engine
     from glm_crush.engine.sampling_defaults import sampling_defaults
     from glm_crush.engine.sync_engine import SyncEngine
@@ -132,15 +131,13 @@ def open_model(settings: Settings, name: str) -> Iterator[OpenModel]:
     loaded = load_packed(settings, path)
     built = build_engine(loaded, settings.crush, max_context=settings.model.context_length)
     engine = SyncEngine(built.engine, max_in_flight=1)
-    source = loaded.chat_template
-    template = None if source is None else ChatTemplate(source, loaded.tokenizer_config)
     try:
         yield OpenModel(
             name=name,
             loaded=loaded,
             engine=engine,
             executor=built.executor,
-            codec=PromptCodec(loaded.tokenizer, template),
+            codec=PromptCodec.for_model(loaded),
             default_params=sampling_defaults(loaded.generation_config),
             max_context=built.cache.max_context,
             load_seconds=time.perf_counter() - started,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 
 from glm_crush.chat.prompt_codec import PromptCodec
-from glm_crush.chat.template import ChatTemplate
 from glm_crush.config import Settings
 from glm_crush.engine.async_engine import AsyncEngine
 from glm_crush.engine.build import MakeExecutor, build_engine
@@ -34,14 +33,12 @@ def serve_loaded_model(
         ConfigError: settings, model and memory do not go together.
     """
     built = build_engine(loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor)
-    source = loaded.chat_template
-    template = None if source is None else ChatTemplate(source, loaded.tokenizer_config)
     header = loaded.packed.header
     engine = AsyncEngine(built.engine)
     model = ServedModel(
         name=name,
         engine=engine,
-        codec=PromptCodec(loaded.tokenizer, template),
+        codec=PromptCodec.for_model(loaded),
         context_length=built.cache.max_context,
         vocab_size=loaded.compiled.program.vocab_size,
         default_params=sampling_defaults(loaded.generation_config),
