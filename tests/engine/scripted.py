@@ -149,7 +149,7 @@ def make_engine(
     num_blocks: int = 64,
     block_size: int = 4,
     eos_token_ids: Sequence[int] = (),
-    make_detokenizer: MakeDetokenizer | None = lambda skip_special_tokens: LetterDetokenizer(),
+    make_detokenizer: MakeDetokenizer | None = lambda prompt, skip_special_tokens: LetterDetokenizer(),
     clock: Callable[[], float] | None = None,
     max_decode_steps: int = 1,
     **limits: int,

@@ -12,6 +12,7 @@ from glm_crush.errors import ConfigError, ContextLengthError, EngineError, Inval
 from tests.engine.scripted import greedy, sampled
 from tests.engine.tiny_model import make_llm, make_reference_executor
 from tests.models.tiny import tiny_checkpoint
+from tests.tokenizer.small_tokenizers import as_bytes, sentencepiece
 
 PROMPTS = [[5, 6, 7], list(range(10, 35)), [3], [9] * 17]
 
@@ -43,6 +44,26 @@ def test_text_is_the_decoded_tokens(llm):
     [output] = llm.generate("hello", sampled(20, seed=1, ignore_eos=True))
     reply = output.outputs[0]
     assert reply.text == llm.loaded.tokenizer.decode(reply.token_ids)
+
+
+@pytest.mark.requirement("M4")
+def test_a_sentencepiece_reply_continues_the_prompts_text(tmp_path):
+    path = tiny_checkpoint("llama", tmp_path, vocab_size=512)
+    (path / "tokenizer.json").write_bytes(as_bytes(sentencepiece()))
+    with LLM(path, kv_cache_tokens=64, make_executor=make_reference_executor) as llm:
+        [spaced] = llm.loaded.tokenizer.encode("dog")
+        [output] = llm.generate("see", greedy(2, logit_bias={spaced: 100.0}, ignore_eos=True))
+    assert llm.loaded.tokenizer.id_to_token(spaced) == "\u2581dog"
+    assert output.outputs[0].text == " dog dog"
+
+
+@pytest.mark.requirement("M5")
+def test_a_glm_checkpoint_without_a_template_gets_ours(tmp_path):
+    path = tiny_checkpoint("glm4_moe", tmp_path)
+    (path / "tokenizer_config.json").write_text("{}")
+    with LLM(path, kv_cache_tokens=64, make_executor=make_reference_executor) as llm:
+        ids = llm.codec.render([{"role": "user", "content": "hi"}])
+        assert llm.codec.decode(ids) == "[gMASK]<sop><|user|>\nhi<|assistant|>"
 
 
 @pytest.mark.requirement("E8")

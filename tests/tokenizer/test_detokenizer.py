@@ -95,3 +95,31 @@ def test_a_long_run_without_a_character_costs_no_more_per_token() -> None:
     detokenizer = IncrementalDetokenizer(tokenizer)
     lone = tokenizer.token_to_id("\u0122")  # the byte 0x80, never the start of a character
     assert detokenizer.add_all([lone] * 50_000) == "\ufffd" * 50_000
+
+
+@EVERY_KIND
+@given(reply=IDS, skip=st.booleans())
+def test_a_reply_is_what_it_adds_to_the_decoded_prompt(kind: str, reply: list[int], skip: bool) -> None:
+    tokenizer = TOKENIZERS[kind]
+    prompt = tokenizer.encode("hello there", add_special_tokens=True)
+    detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens=skip, continues=prompt)
+    text = detokenizer.add_all(reply) + detokenizer.finish()
+    whole = tokenizer.decode([*prompt, *reply], skip_special_tokens=skip)
+    assert tokenizer.decode(prompt, skip_special_tokens=skip) + text == whole
+
+
+def test_a_sentencepiece_reply_keeps_its_first_space_unless_the_prompt_has_no_text() -> None:
+    tokenizer = TOKENIZERS["sentencepiece"]
+    the = tokenizer.encode("the")
+    assert tokenizer.id_to_token(the[0]).startswith("\u2581")
+    after_text = IncrementalDetokenizer(tokenizer, continues=tokenizer.encode("see", add_special_tokens=True))
+    after_bos = IncrementalDetokenizer(tokenizer, continues=[tokenizer.token_to_id("<s>")])
+    assert (after_text.add_all(the), after_bos.add_all(the)) == (" the", "the")
+
+
+def test_a_byte_level_reply_does_not_depend_on_what_it_continues() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    reply = tokenizer.encode(" the fox")
+    half = tokenizer.token_to_id("\u00f0")  # the first byte of an emoji, at the end of a prompt of ids
+    assert IncrementalDetokenizer(tokenizer).add_all(reply) == " the fox"
+    assert IncrementalDetokenizer(tokenizer, continues=[half]).add_all(reply) == " the fox"

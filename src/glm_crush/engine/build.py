@@ -5,7 +5,7 @@ Above: `llm` and the composition root of the server. Below: everything in `engin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glm_crush.config import CrushSettings
@@ -82,8 +82,8 @@ def build_engine(
     vocab_size = loaded.compiled.program.vocab_size
     tokenizer = loaded.tokenizer
 
-    def make_detokenizer(skip_special_tokens: bool) -> Detokenizer:
-        return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
+    def make_detokenizer(prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
+        return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=prompt_token_ids)
 
     engine = Engine(
         Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size),

@@ -29,7 +29,7 @@ class Engine:
 
     Args:
         eos_token_ids: ids that end a reply unless the request ignores them.
-        make_detokenizer: called with `skip_special_tokens` for each reply; None = no text, token ids only.
+        make_detokenizer: called for each reply, see `MakeDetokenizer`; None = no text, token ids only.
         pacer: how many tokens a call draws while requests only decode; None = one.
         clock: seconds, for the statistics.
     """

@@ -5,7 +5,7 @@ Above: the engine. Below: a detokeniser and `stop`. This module knows neither qu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from glm_crush.engine.request import Request
@@ -25,8 +25,8 @@ class Detokenizer(Protocol):
         """What is left when no more tokens come."""
 
 
-MakeDetokenizer = Callable[[bool], Detokenizer]
-"""Called with `skip_special_tokens`."""
+MakeDetokenizer = Callable[[Sequence[int], bool], Detokenizer]
+"""Called with the ids of the prompt, whose text the reply continues, and `skip_special_tokens`."""
 
 
 class Reply:
@@ -42,7 +42,9 @@ class Reply:
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
-        self._detokenizer = make_detokenizer and make_detokenizer(request.params.skip_special_tokens)
+        self._detokenizer = make_detokenizer and make_detokenizer(
+            request.token_ids[: request.num_prompt_tokens], request.params.skip_special_tokens
+        )
         self._stop_strings = StopStrings(request.params.stop)
 
     def push(self, token_id: int) -> str:

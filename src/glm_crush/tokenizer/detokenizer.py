@@ -33,12 +33,25 @@ class IncrementalDetokenizer:
     come.
     """
 
-    def __init__(self, tokenizer: PieceSource, *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: PieceSource, *, skip_special_tokens: bool = True, continues: Iterable[int] = ()
+    ) -> None:
+        """Args:
+        tokenizer: the bytes of each token.
+        skip_special_tokens: leave special tokens out of the text.
+        continues: ids whose text this one goes on from, a prompt's. Their own text is not returned, but a space
+            that a tokenizer drops at the start of a text is then kept, because this is no start.
+        """
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._first = True
         self._strip_spaces = tokenizer.strip_spaces
+        for token_id in continues:
+            self.add(token_id)
+            if not self._first and not self._strip_spaces:  # nothing that comes later matters
+                break
+        self._utf8.reset()
 
     def add(self, token_id: int) -> str:
         """Take one token; return the text that is now complete (may be empty)."""
