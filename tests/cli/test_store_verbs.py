@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from glm_crush.cli.roofline import measure_bandwidth
 from glm_crush.errors import ModelNotFoundError
+from glm_crush.weights.packed_file import PackedFile
 
 pytestmark = pytest.mark.requirement("M6")
 
@@ -66,7 +68,8 @@ def test_inspect_tells_family_sizes_and_the_bound_on_speed(glm: Glm, tiny_llama:
     assert report["model_type"] == "llama"
     assert report["chat_template"] is True
     assert report["loader"] == "native engine, family llama"
-    assert set(report["weights"]) == {"q4", "q8", "bf16", "f32"}
+    assert set(report["weights"]) == {"auto", "q4", "q8", "bf16", "f32"}
+    assert report["weights"]["auto"]["stored_as"] == {"f32": 1.0}
     assert report["weights"]["q4"]["roofline_tokens_per_second"] > 0
     assert sum(tensor["num_values"] for tensor in report["tensors"]) == report["parameters"]
     assert "model.embed_tokens.weight" in glm("inspect", str(tiny_llama), "--tensors").output
@@ -91,4 +94,13 @@ def test_inspect_reads_a_packed_file(glm: Glm, tiny_llama: Path, tmp_path: Path)
     report = json.loads(glm("inspect", str(output), "--json", "--tensors").output)
     assert (report["format"], report["model_type"], report["chat_template"]) == ("packed", "llama", True)
     assert "q4" in report["stored_types"]
-    assert report["weights"]["q4"]["weight_bytes"] > 0
+    packed = PackedFile.open(output)
+    assert report["weights"] == {"q4": report["weights"]["q4"]}
+    assert report["weights"]["q4"]["weight_bytes"] == sum(entry.nbytes for entry in packed.entries())
+
+
+@pytest.mark.requirement("M7")
+def test_the_bandwidth_is_that_of_all_threads_and_never_nothing() -> None:
+    clock = iter([0.0, 0.0, 4.0, 4.0, 4.5, 100.0])  # begin; a pass of 4 s, one of half a second; over
+    measured = measure_bandwidth(64_000_000, threads=2, clock=lambda: next(clock))
+    assert measured == 128_000_000.0

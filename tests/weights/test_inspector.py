@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from glm_crush.models.compiler import compile_model
-from glm_crush.models.footprint import weight_footprint
+from glm_crush.models.footprint import packed_footprint, weight_footprint
 from glm_crush.weights.checkpoint import open_checkpoint
 from glm_crush.weights.inspector import explain_name, inspect_checkpoint, list_tensors
+from glm_crush.weights.pack import pack_checkpoint, packed_entries
+from glm_crush.weights.packed_file import PackedFile
 from tests.models.tiny import tiny_checkpoint
+from tests.weights.gguf_files import tiny_gguf
 
 pytestmark = pytest.mark.requirement("M7")
 
@@ -62,3 +65,17 @@ def test_footprints_shrink_with_the_format_and_experts_are_read_in_part(tmp_path
     sizes = {name: weight_footprint(compiled, name) for name in ("q4", "q8", "bf16", "f32")}
     assert sizes["q4"].weight_bytes < sizes["q8"].weight_bytes < sizes["bf16"].weight_bytes < sizes["f32"].weight_bytes
     assert sizes["q4"].read_bytes_per_token < sizes["q4"].weight_bytes
+
+
+@pytest.mark.parametrize("weight_format", ["auto", "q4", "q8", "bf16"])
+def test_the_planned_entries_are_those_of_the_packed_file(weight_format: str, tmp_path: Path) -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
+    checkpoint = open_checkpoint(tiny_gguf("llama", tmp_path, dtype="Q4_1", **wide))
+    compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+    planned = packed_entries(checkpoint, compiled.plan, weight_format)
+    pack_checkpoint(checkpoint, compiled.plan, weight_format, tmp_path / "out.glm", tokenizer_json=b"{}")
+    written = PackedFile.open(tmp_path / "out.glm").entries()
+    assert [(e.name, e.format, e.nbytes) for e in planned] == [(e.name, e.format, e.nbytes) for e in written]
+    assert packed_footprint(compiled, planned).weight_bytes == sum(entry.nbytes for entry in written)
+    matrices = {entry.format for entry in planned if entry.experts}
+    assert matrices == {"auto": {"q4a"}, "q4": {"q4a"}, "q8": {"q8"}, "bf16": {"bf16"}}[weight_format]

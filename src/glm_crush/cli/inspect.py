@@ -9,14 +9,15 @@ import typer
 from glm_crush.cli.options import JsonOption, ModelArgument, ThreadsOption, settings_from
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from glm_crush.models.compiler import CompiledModel
     from glm_crush.weights.inspector import CheckpointReport, TensorReport
+    from glm_crush.weights.packed_file import PackedEntry
 
 __all__ = ["inspect"]
 
-_FORMATS = ("q4", "q8", "bf16", "f32")
 _CONTEXTS = (4_096, 32_768, 131_072)
 
 
@@ -50,17 +51,31 @@ def inspect(
 
 def _read(path: Path, threads: int | None) -> tuple[CheckpointReport, Sequence[TensorReport], dict[str, Any]]:
     """What the files say, their tensors, and what running them takes."""
+    from glm_crush.errors import ModelError
+    from glm_crush.models.compiler import compile_model
     from glm_crush.weights import inspector
     from glm_crush.weights.checkpoint import open_checkpoint
+    from glm_crush.weights.pack import packed_entries
     from glm_crush.weights.packed_file import PackedFile
+    from glm_crush.weights.plan import WEIGHT_FORMATS
 
+    report: CheckpointReport
     if path.suffix == ".glm":
         packed = PackedFile.open(path)
-        needs = _needs(packed.header.config, packed.header.generation_config, None, threads)
-        return inspector.inspect_packed(packed), inspector.list_packed_tensors(packed), needs
-    checkpoint = open_checkpoint(path)
-    needs = _needs(checkpoint.config, checkpoint.generation_config, checkpoint.names(), threads)
-    return inspector.inspect_checkpoint(checkpoint), inspector.list_tensors(checkpoint), needs
+        report, listing = inspector.inspect_packed(packed), inspector.list_packed_tensors(packed)
+    else:
+        checkpoint = open_checkpoint(path)
+        report, listing = inspector.inspect_checkpoint(checkpoint), inspector.list_tensors(checkpoint)
+    try:
+        if path.suffix == ".glm":
+            compiled = compile_model(packed.header.config, packed.header.generation_config)
+            formats = {packed.header.weight_format: packed.entries()}
+        else:
+            compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+            formats = {name: packed_entries(checkpoint, compiled.plan, name) for name in WEIGHT_FORMATS}
+    except ModelError as error:
+        return report, listing, {"loader": None, "unsupported": str(error)}
+    return report, listing, _needs(compiled, formats, threads)
 
 
 def _facts(name: str, report: CheckpointReport) -> dict[str, Any]:
@@ -95,31 +110,29 @@ def _hardware(file_format: str) -> str:
 
 
 def _needs(
-    config: Mapping[str, Any], generation_config: Mapping[str, Any], names: Collection[str] | None, threads: int | None
+    compiled: CompiledModel, formats: Mapping[str, Sequence[PackedEntry]], threads: int | None
 ) -> dict[str, Any]:
-    """Loader, memory and roofline; or why this engine does not run the model."""
+    """Loader, memory and roofline, for each weight format with what it stores."""
     from glm_crush.cli.roofline import measure_bandwidth
     from glm_crush.engine.cache_plan import kv_bytes_per_token
     from glm_crush.engine.machine import physical_cores
-    from glm_crush.errors import ModelError
-    from glm_crush.models.compiler import compile_model
-    from glm_crush.models.footprint import weight_footprint
+    from glm_crush.models.footprint import packed_footprint
 
-    try:
-        compiled = compile_model(config, generation_config, names)
-    except ModelError as error:
-        return {"loader": None, "unsupported": str(error)}
     num_threads = threads or physical_cores()
     contexts = [context for context in _CONTEXTS if context <= compiled.max_position] or [compiled.max_position]
-    formats = {}
-    for name in _FORMATS:
-        footprint = weight_footprint(compiled, name)
-        bandwidth = measure_bandwidth(footprint.read_bytes_per_token, num_threads)
-        formats[name] = {
+    measured: dict[int, float] = {}  # several formats may come to the same
+    weights = {}
+    for name, entries in formats.items():
+        footprint = packed_footprint(compiled, entries)
+        read = footprint.read_bytes_per_token
+        if read not in measured:
+            measured[read] = measure_bandwidth(read, num_threads)
+        weights[name] = {
+            "stored_as": _stored_as(entries),
             "weight_bytes": footprint.weight_bytes,
-            "read_bytes_per_token": footprint.read_bytes_per_token,
-            "bandwidth_bytes_per_second": round(bandwidth),
-            "roofline_tokens_per_second": round(bandwidth / footprint.read_bytes_per_token, 1),
+            "read_bytes_per_token": read,
+            "bandwidth_bytes_per_second": round(measured[read]),
+            "roofline_tokens_per_second": round(measured[read] / read, 2),
         }
     per_token = kv_bytes_per_token(compiled.program, "bf16")
     return {
@@ -127,8 +140,18 @@ def _needs(
         "threads": num_threads,
         "kv_cache_bytes_per_token": per_token,
         "kv_cache_bytes": {str(context): context * per_token for context in contexts},
-        "weights": formats,
+        "weights": weights,
     }
+
+
+def _stored_as(entries: Sequence[PackedEntry]) -> dict[str, float]:
+    """The share of the matrices' values that each packed format holds, largest first."""
+    values: dict[str, int] = {}
+    for entry in entries:
+        if entry.experts:  # vectors and blobs have none
+            values[entry.format] = values.get(entry.format, 0) + entry.experts * entry.rows * entry.cols
+    total = sum(values.values())
+    return {name: round(values[name] / total, 4) for name in sorted(values, key=values.__getitem__, reverse=True)}
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -171,26 +194,32 @@ def _print_needs(needs: dict[str, Any]) -> None:
     contexts = needs["kv_cache_bytes"]
     table = Table(title=f"memory and bound on speed here ({needs['threads']} threads)", title_justify="left")
     table.add_column("weights", style="bold")
+    table.add_column("stored as")
     table.add_column("size", justify="right")
     for context in contexts:
         table.add_column(f"with {int(context):,} tokens", justify="right")
     table.add_column("read per token", justify="right")
     table.add_column("bandwidth", justify="right")
-    table.add_column("at most", justify="right", style="green")
+    table.add_column("tokens/s at most", justify="right", style="green")
     for name, row in needs["weights"].items():
         table.add_row(
             name,
+            ", ".join(row["stored_as"]),
             format_bytes(row["weight_bytes"]),
             *(format_bytes(row["weight_bytes"] + cache) for cache in contexts.values()),
             format_bytes(row["read_bytes_per_token"]),
             f"{row['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s",
-            f"{row['roofline_tokens_per_second']:,.0f} tokens/s",
+            _rate(row["roofline_tokens_per_second"]),
         )
     console.print(table)
     console.print(
         f"[dim]The cache takes {format_bytes(needs['kv_cache_bytes_per_token'])} per token (bf16). "
         "Speed is bounded by reading the weights once per token; bandwidth was just measured.[/]"
     )
+
+
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:,.{0 if tokens_per_second >= 10 else 2}f}"
 
 
 def _print_tensors(tensors: Sequence[TensorReport]) -> None:

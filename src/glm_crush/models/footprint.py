@@ -1,4 +1,4 @@
-"""What a compiled model costs before it is packed: bytes of weights, bytes read per token.
+"""What a compiled model costs, packed or not yet: bytes of weights, bytes read per token.
 
 Above: `glm inspect` and memory budgets. Below: plans and layouts. Nothing is loaded; the numbers are those of the
 packed file, padding included.
@@ -6,14 +6,16 @@ packed file, padding included.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from glm_crush.kernels.program import Embed, HeadLinear, Linear, Logits, MixtureOfExperts
 from glm_crush.models.compiler import CompiledModel
 from glm_crush.weights.layout import packed_nbytes
+from glm_crush.weights.packed_file import PackedEntry
 from glm_crush.weights.plan import LinearPlan
 
-__all__ = ["Footprint", "weight_footprint"]
+__all__ = ["Footprint", "packed_footprint", "weight_footprint"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ def weight_footprint(compiled: CompiledModel, weight_format: str) -> Footprint:
             for dimension in entry.shape:
                 count *= dimension
             sizes[entry.name] = 4 * count
+    return Footprint(sum(sizes.values()), _read_bytes(compiled, sizes))
+
+
+def packed_footprint(compiled: CompiledModel, entries: Iterable[PackedEntry]) -> Footprint:
+    """The footprint of a packed file with these entries, written or only planned (`weights.pack.packed_entries`)."""
+    sizes = {entry.name: entry.nbytes for entry in entries}
     return Footprint(sum(sizes.values()), _read_bytes(compiled, sizes))
 
 

@@ -34,7 +34,7 @@ from glm_crush.weights.plan import LinearPlan, Source, VectorPlan, WeightPlan
 from glm_crush.weights.quantize import check_finite
 from glm_crush.weights.source_tensor import SourceTensor
 
-__all__ = ["Progress", "pack_checkpoint"]
+__all__ = ["Progress", "pack_checkpoint", "packed_entries"]
 
 Progress = Callable[[int, int], None]
 UInt8 = npt.NDArray[np.uint8]
@@ -87,6 +87,15 @@ def pack_checkpoint(
     with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="glm-pack") as pool:
         chunks = _in_order(pool, (slab for job in jobs for slab in job.slabs()))
         write_packed(Path(out_path), header, [job.entry for job in jobs], _reported(chunks, total, progress))
+
+
+def packed_entries(checkpoint: Checkpoint, plan: Sequence[WeightPlan], weight_format: str) -> tuple[PackedEntry, ...]:
+    """What `pack_checkpoint` would write, with the format and the exact size of every weight; nothing is converted.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `pack_checkpoint`, for what the headers tell.
+    """
+    return tuple(_job(checkpoint, entry, weight_format).entry for entry in plan)
 
 
 def _in_order(pool: ThreadPoolExecutor, slabs: Iterable[_Slab]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
