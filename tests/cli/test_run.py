@@ -138,3 +138,8 @@ def test_quantize_never_overwrites_unasked_and_wants_the_source(glm: Glm, tiny_l
     with pytest.raises(ConfigError, match="packed already"):
         glm("quantize", str(output), "--format", "q8", "--output", str(tmp_path / "other.glm"))
     assert glm("quantize", "m", "--format", "q8", "--output", "x.bin", check=False).exit_code == 2
+
+
+def test_a_bench_of_nothing_is_refused(glm: Glm, tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to measure; give --prompt-tokens"):
+        glm("bench", str(tiny_llama), "--prompt-tokens", "0", "--generate-tokens", "0")

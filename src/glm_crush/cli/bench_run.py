@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from glm_crush.engine.engine import Engine
+from glm_crush.errors import ConfigError
 from glm_crush.types import SamplingParams
 
 __all__ = ["BenchShape", "BenchTimes", "Spread", "run_bench"]
@@ -31,6 +32,14 @@ class BenchShape:
     batch: int
     repeat: int
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when there is nothing to measure."""
+        if not self.prompt_tokens and not self.generate_tokens:
+            raise ConfigError(
+                "prompt-tokens and generate-tokens are both 0, so there is nothing to measure; "
+                "give --prompt-tokens, --generate-tokens or both"
+            )
 
     def filling_steps(self, token_budget: int) -> int:
         """Steps in which some sequences decode already while the caches of others are still being filled, at most."""
