@@ -49,6 +49,13 @@ def test_an_unknown_path_or_method_has_the_usual_error_body(
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_405_says_which_methods_the_path_takes(start_server: Start) -> None:
+    url = start_server().url
+    assert httpx2.get(f"{url}/v1/chat/completions").headers["allow"] == "POST"
+    assert httpx2.post(f"{url}/v1/models/scripted").headers["allow"] == "GET, HEAD"
+    assert "allow" not in httpx2.get(f"{url}/v2/nothing").headers
+
+
 def test_with_a_key_set_every_api_path_needs_it(start_server: Start) -> None:
     server = start_server(key="secret")
     url = f"{server.url}/v1/models"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_crush.errors import RequestError
+from glm_crush.errors import InvalidParameterError, RequestError
 from glm_crush.serving.openai.parameters import chat_sampling_params, completion_sampling_params
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest, parse_request
 from glm_crush.types import SamplingParams
@@ -63,3 +63,22 @@ def test_any_bytes_are_a_request_or_a_request_error(body: bytes) -> None:
 def test_nasty_values_are_request_errors(body: str) -> None:
     with pytest.raises(RequestError):
         chat_sampling_params(parse_request(ChatRequest, body.encode()), SamplingParams())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "file-1"}},
+    ],
+)
+def test_a_part_that_is_no_text_is_refused_as_such(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}]
+    with pytest.raises(InvalidParameterError) as caught:
+        parse_request(ChatRequest, json.dumps({"messages": messages}).encode())
+    assert str(caught.value) == (
+        f"messages[0].content[1] is a part of type {part['type']!r}; "
+        "this model reads only text: send parts of type 'text'"
+    )
+    assert caught.value.parameter == "messages[0].content[1]"

@@ -96,4 +96,7 @@ async def _raise_as_api_error(_: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the shape of every other error."""
     assert isinstance(error, HTTPException)
     messages = {404: "there is no such path here; see /docs", 405: "this path does not take this method; see /docs"}
-    raise ApiError(error.status_code, messages.get(error.status_code, str(error.detail)), code="not_found")
+    message = messages.get(error.status_code, str(error.detail))
+    allowed = (error.headers or {}).get("Allow")
+    headers = {} if allowed is None else {"allow": ", ".join(sorted(allowed.split(", ")))}
+    raise ApiError(error.status_code, message, code="not_found", headers=headers)

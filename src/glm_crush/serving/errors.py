@@ -18,16 +18,25 @@ __all__ = ["ApiError", "ErrorReply", "error_reply"]
 class ApiError(Exception):
     """A refusal that belongs to HTTP rather than to the engine: no route, no key, body too large."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, parameter: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        parameter: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.parameter = parameter
+        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """What the client gets: a status, the OpenAI error object, and headers such as Retry-After."""
+    """What the client gets: a status, the OpenAI error object, and headers such as Retry-After or Allow."""
 
     status: int
     type: str
@@ -61,7 +70,7 @@ def error_reply(error: BaseException) -> ErrorReply:
     """The reply for an exception of any kind."""
     if isinstance(error, ApiError):
         kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        return ErrorReply(error.status, kind, str(error), error.code, error.parameter)
+        return ErrorReply(error.status, kind, str(error), error.code, error.parameter, error.headers)
     for error_class, status, code in _STATUSES:
         if isinstance(error, error_class):
             return ErrorReply(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from glm_crush.errors import InvalidParameterError, RequestError
 
@@ -67,13 +68,21 @@ class TextPart(_Strict):
     text: str
 
 
+def _only_text_parts(content: object) -> object:
+    """Name the first part that is an image, a sound or a file, before its fields are found to be unknown."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
+            raise PydanticCustomError("not_text", "{kind}", {"index": index, "kind": kind[:40]})
+    return content
+
+
 class ChatMessage(BaseModel):
     """One message; roles and their order are the chat template's business."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[str | list[TextPart] | None, BeforeValidator(_only_text_parts)] = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -143,7 +152,8 @@ def parse_request(request_class: type[Request], body: bytes) -> Request:
     try:
         return request_class.model_validate_json(body)
     except ValidationError as error:
-        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+        telling = ("extra_forbidden", "not_text")  # the others may only follow from these
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] not in telling)
         raise _explain(first) from None
 
 
@@ -155,6 +165,10 @@ def _explain(first: Any) -> RequestError:
         return RequestError("the body must be a JSON object")
     if first["type"] == "extra_forbidden":
         message = f"{location} is not a parameter of this endpoint; remove it"
+    elif first["type"] == "not_text":
+        location += f"[{first['ctx']['index']}]"
+        kind = first["ctx"]["kind"]
+        message = f"{location} is a part of type {kind!r}; this model reads only text: send parts of type 'text'"
     elif first["type"] == "missing":
         message = f"{location} is required"
     else:
