@@ -92,7 +92,7 @@ def test_logprobs_are_in_the_shape_of_completions(start_server: Start, scripted_
     assert reply["choices"][0]["logprobs"] == {
         "tokens": ["A", "B"],
         "token_logprobs": [-1.0, -1.0],
-        "top_logprobs": [{"A": -0.5}, {"A": -0.5}],
+        "top_logprobs": [{"A": -1.0}, {"A": -0.5, "B": -1.0}],
         "text_offset": [0, 1],
     }
 
@@ -102,7 +102,7 @@ def test_echo_with_logprobs_scores_the_prompt_too_whole_and_streamed(start_serve
     expected = {
         "tokens": ["a", "b", "A", "B"],
         "token_logprobs": [None, -2.0, -1.0, -1.0],
-        "top_logprobs": [None, {}, {}, {}],
+        "top_logprobs": [None, {"b": -2.0}, {"A": -1.0}, {"B": -1.0}],
         "text_offset": [0, 1, 2, 3],
     }
     assert post(server, echo=True, logprobs=0).json()["choices"][0]["logprobs"] == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -13,11 +12,11 @@ from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, read_request, total_usage
-from glm_crush.serving.openai.logprobs import completion_logprobs
+from glm_crush.serving.openai.logprobs import CompletionLogprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest
-from glm_crush.serving.served_model import ServedModel, TextCodec
-from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs
+from glm_crush.serving.served_model import ServedModel
+from glm_crush.types import CompletionOutput, RequestOutput
 
 __all__ = ["Completions"]
 
@@ -46,17 +45,18 @@ class Completions:
             ping_interval_seconds=self._ping_interval,
         )
         echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]
-        offsets: dict[int, int] = {}  # of the next token of each choice, for logprobs in a stream
+        scored: dict[int, CompletionLogprobs] = {}  # of each choice of a stream
 
         def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
             if not (delta.text or delta.logprobs or delta.finish_reason or first):
                 return []
             number = choice // params.n
             text = echoes[number] + delta.text if first else delta.text
-            offset = offsets.get(choice, 0)
-            offsets[choice] = offset + len(text)
-            scored = _Scored.of(prompts[number], delta.prompt_logprobs, delta.logprobs)
-            return [writer.text(choice, text, delta.finish_reason, scored.encode(model.codec, offset))]
+            if choice not in scored:
+                scored[choice] = CompletionLogprobs(model.codec)
+            prompt = None if delta.prompt_logprobs is None else (prompts[number], delta.prompt_logprobs)
+            logprobs = scored[choice].encode(delta.logprobs, prompt=prompt)
+            return [writer.text(choice, text, delta.finish_reason, logprobs)]
 
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
             return _reply(head, outputs, echoes, params.n, model)
@@ -109,35 +109,10 @@ def _reply(
 def _choice(
     index: int, output: RequestOutput, reply: CompletionOutput, echo: str, model: ServedModel
 ) -> dict[str, Any]:
-    scored = _Scored.of(output.prompt_token_ids, output.prompt_logprobs, reply.logprobs)
+    prompt = None if output.prompt_logprobs is None else (output.prompt_token_ids, output.prompt_logprobs)
     return {
         "index": index,
         "text": echo + reply.text,
-        "logprobs": scored.encode(model.codec, 0),
+        "logprobs": CompletionLogprobs(model.codec).encode(reply.logprobs, prompt=prompt),
         "finish_reason": reply.finish_reason,
     }
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Tokens with their logprobs: those of an echoed prompt, then those of the reply; None = not asked for."""
-
-    token_ids: Sequence[int]
-    logprobs: Sequence[TokenLogprobs | None] | None
-
-    @classmethod
-    def of(
-        cls,
-        prompt_token_ids: Sequence[int],
-        prompt_logprobs: Sequence[TokenLogprobs | None] | None,
-        logprobs: Sequence[TokenLogprobs] | None,
-    ) -> _Scored:
-        if logprobs is None and prompt_logprobs is None:
-            return cls((), None)
-        reply = [token.token_id for token in logprobs or ()]
-        if prompt_logprobs is None:
-            return cls(reply, logprobs)
-        return cls([*prompt_token_ids, *reply], [*prompt_logprobs, *(logprobs or ())])
-
-    def encode(self, codec: TextCodec, text_offset: int) -> dict[str, Any] | None:
-        return completion_logprobs(self.logprobs, codec, token_ids=self.token_ids, text_offset=text_offset)
