@@ -85,6 +85,7 @@ def test_an_optional_string_is_a_string_with_sound_quotes(schema: Any) -> None:
     with_defs = tool("f", s=schema)
     with_defs["function"]["parameters"]["$defs"] = {"Name": STRING}
     assert parse(call("f", s='say "a"'), [with_defs]).arguments == [{"s": 'say "a"'}]
+    assert parse(call("f", s="10"), [with_defs]).arguments == [{"s": "10"}]
 
 
 def test_an_array_is_not_closed_twice() -> None:
