@@ -79,6 +79,9 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   const Needs needs = find_needs(program_);
   const size_t tokens = static_cast<size_t>(options_.max_tokens);
   widest_ = needs.columns;
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    if (std::holds_alternative<AttentionOp>(program_.ops[i])) last_attention_ = i;
+  }
   for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
   for (const CacheLayer& layer : program_.caches) {
     cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 2), round_up(layer.value_dim, 16)});

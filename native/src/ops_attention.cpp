@@ -7,10 +7,17 @@
 namespace glm {
 namespace {
 
+// Compiled for several vector widths and chosen at load; element by element, so that all give the same numbers.
+#if defined(GLM_HAVE_X86) && !defined(__SANITIZE_ADDRESS__)
+#define GLM_EVERY_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define GLM_EVERY_WIDTH
+#endif
+
 constexpr float kLog2e = 1.4426950408889634f;
 
 // Fold one partial into a running one; both hold (m, l, o) of the same row. Order of calls is fixed by the caller.
-void merge(float& m, float& l, float* o, float next_m, float next_l, const float* next_o, int n) {
+GLM_EVERY_WIDTH void merge(float& m, float& l, float* o, float next_m, float next_l, const float* next_o, int n) {
   if (next_m == -std::numeric_limits<float>::infinity()) return;
   const float top = std::max(m, next_m);
   const float keep = std::exp2(m - top), take = std::exp2(next_m - top);

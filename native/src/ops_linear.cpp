@@ -1,6 +1,7 @@
 // Embedding, norms, projections and logits.
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "step_runner.h"
 
@@ -10,6 +11,10 @@ void StepRunner::run() {
   for (const Op& op : executor.program_.ops) {
     phase_index = 0;
     std::visit([&](const auto& typed) { execute(typed); }, op);
+    if (op_index == executor.last_attention_) {
+      if (batch.logit_rows.empty()) return;  // all that this step leaves behind is in the cache now
+      keep_logit_rows();
+    }
     ++op_index;
   }
   phase_index = 0;
@@ -19,6 +24,22 @@ void StepRunner::run() {
       sample_row(kernels, step.logits + i * static_cast<size_t>(vocab), vocab, step.sample_rows[i], scratch.sampler, step.sampled[i]);
     }
   });
+}
+
+// After the last attention no row looks at another one: go on with those whose logits are wanted.
+void StepRunner::keep_logit_rows() {
+  const auto& wanted = batch.logit_rows;
+  const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
+  if (static_cast<int>(wanted.size()) >= tokens || !ascending) return;
+  share_out(static_cast<int>(executor.buffers_.size()), 1, [&](int begin, int end) {
+    for (int b = begin; b < end; ++b) {
+      const auto width = static_cast<size_t>(executor.program_.buffers[static_cast<size_t>(b)]);
+      float* data = executor.buffers_[static_cast<size_t>(b)].data();
+      for (size_t r = 0; r < wanted.size(); ++r) std::memmove(data + r * width, data + static_cast<size_t>(wanted[r]) * width, width * sizeof(float));
+    }
+  });
+  tokens = static_cast<int>(wanted.size());
+  only_logit_rows = true;
 }
 
 const float* StepRunner::normalised(const float* x, const Norm& norm, int n) {
@@ -147,7 +168,8 @@ void StepRunner::execute(const LogitsOp& op) {
   args.out_stride = static_cast<size_t>(op.vocab_size);
   args.out_columns = op.vocab_size;
   matmul(args, op.weight, rows, [&](const Rows& prepared, int r) {
-    prepare(normalised(row(op.input, batch.logit_rows[static_cast<size_t>(r)]), op.norm, op.input.width), op.input.width, prepared, r);
+    const int token = only_logit_rows ? r : batch.logit_rows[static_cast<size_t>(r)];
+    prepare(normalised(row(op.input, token), op.norm, op.input.width), op.input.width, prepared, r);
   });
   if (op.scale == 1.0f && op.softcap == 0.0f) return;
   share_out(rows, kEvenParts, [&](int begin, int end) {

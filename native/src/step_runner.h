@@ -35,7 +35,8 @@ class StepRunner {
   const KernelTable& kernels = executor.kernels_;
   Executor::ThreadScratch& scratch = executor.scratch_[static_cast<size_t>(thread)];
   const int threads = executor.options_.num_threads;
-  const int tokens = static_cast<int>(step.batch.token_ids.size());
+  int tokens = static_cast<int>(step.batch.token_ids.size());  // rows of the buffers in use
+  bool only_logit_rows = false;                                // those rows are the wanted ones, in order
   size_t op_index = 0;
   size_t phase_index = 0;  // of the operation
 
@@ -67,6 +68,7 @@ class StepRunner {
   float* row(const View& view, int token) const {
     return executor.buffers_[static_cast<size_t>(view.buffer)].data() + static_cast<size_t>(token) * stride(view) + view.offset;
   }
+  void keep_logit_rows();
   const float* normalised(const float* x, const Norm& norm, int n);
   static Rows with_columns(Rows rows, int cols);
   // A product with all panels of `weight`; `prepare_own_row` fills scratch.rows when there is one token, on each thread

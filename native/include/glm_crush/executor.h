@@ -113,6 +113,7 @@ class Executor {
   std::vector<AlignedBuffer<uint8_t>> row_storage_;
   Rows shared_rows_;                     // [max_tokens]
   int widest_ = 0;                       // columns, padded
+  size_t last_attention_ = 0;            // index of the last Attention operation
   // attention
   std::vector<int> sequence_of_token_;
   AlignedBuffer<uint8_t> queries_;

@@ -13,6 +13,7 @@
 namespace glm {
 namespace {
 
+constexpr int kInterleave = 4;   // tokens whose chains of dot products alternate
 constexpr int kTileTokens = 12;  // accumulators; with eight weight registers and what a group needs, 32 in all
 
 constexpr bool is_integer(Format format) { return format != Format::bf16 && format != Format::f32; }
@@ -56,15 +57,26 @@ GLM_INLINE __m512i scale_without_bias(const uint8_t* halves, __m512i (&weights)[
   return _mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_set1_epi32(0x3f800000));
 }
 
-// sum over the group of code * q, from `init`. Two chains, since one would wait on itself.
-GLM_INLINE __m512i dot_group(const __m512i (&weights)[8], const int8_t* q, const int32_t* init) {
-  __m512i even = broadcast(init), odd = _mm512_setzero_si512();
+// sum over the group of code * q for the next `Count` tokens, from their `init`. Their chains alternate, since one
+// alone would wait on itself; a single token gets two.
+template <int Count>
+GLM_INLINE void dot_group(const __m512i (&weights)[8], const int8_t* const (&q)[Count], const int32_t* const (&init)[Count], __m512i (&sums)[Count]) {
+  if constexpr (Count == 1) {
+    __m512i even = broadcast(init[0]), odd = _mm512_setzero_si512();
 #pragma GCC unroll 4
-  for (int j = 0; j < 8; j += 2) {
-    even = _mm512_dpbusd_epi32(even, weights[j], broadcast(q + 4 * j));
-    odd = _mm512_dpbusd_epi32(odd, weights[j + 1], broadcast(q + 4 * j + 4));
+    for (int j = 0; j < 8; j += 2) {
+      even = _mm512_dpbusd_epi32(even, weights[j], broadcast(q[0] + 4 * j));
+      odd = _mm512_dpbusd_epi32(odd, weights[j + 1], broadcast(q[0] + 4 * j + 4));
+    }
+    sums[0] = _mm512_add_epi32(even, odd);
+  } else {
+#pragma GCC unroll 4
+    for (int i = 0; i < Count; ++i) sums[i] = broadcast(init[i]);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j)
+#pragma GCC unroll 4
+      for (int i = 0; i < Count; ++i) sums[i] = _mm512_dpbusd_epi32(sums[i], weights[j], broadcast(q[i] + 4 * j));
   }
-  return _mm512_add_epi32(even, odd);
 }
 
 template <Format F, int Tokens>
@@ -101,13 +113,7 @@ struct IntegerTile {
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 64, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 128, _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch + 192, _MM_HINT_T0);
-#pragma GCC unroll 12
-      for (int t = 0; t < Tokens; ++t) {
-        const __m512 sum = _mm512_cvtepi32_ps(dot_group(weights, a.q + q[t] + g * kGroup, a.init + group[t] + g));
-        const __m512i factor = broadcast(a.factor + group[t] + g);
-        acc[t] = _mm512_fmadd_ps(sum, _mm512_castsi512_ps(F == Format::q8 ? factor : _mm512_add_epi32(scale_bits, factor)), acc[t]);
-        if constexpr (F == Format::q4a) acc[t] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a.sum[group[t] + static_cast<size_t>(g)]), acc[t]);
-      }
+      add_tokens<0>(a, g, weights, scale_bits, minimum, acc);
       if (half) block += header_bytes(F) + 2 * kLineBytes;
     }
     for (int t = 0; t < Tokens; ++t) _mm512_storeu_ps(y[t], acc[t]);
@@ -115,6 +121,31 @@ struct IntegerTile {
 
  private:
   static constexpr int kPrefetch = 2048;
+
+  // Folds group g of the tokens from First on into their accumulators, kInterleave of them at a time.
+  template <int First>
+  GLM_INLINE void add_tokens(const Rows& a, int g, const __m512i (&weights)[8], __m512i scale_bits, __m512 minimum, __m512 (&acc)[Tokens]) const {
+    constexpr int kCount = std::min(kInterleave, Tokens - First);
+    const int8_t* values[kCount];
+    const int32_t* init[kCount];
+    __m512i sums[kCount];
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      values[i] = a.q + q[First + i] + g * kGroup;
+      init[i] = a.init + group[First + i] + g;
+    }
+    dot_group<kCount>(weights, values, init, sums);
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i) {
+      const size_t at = group[First + i] + static_cast<size_t>(g);
+      const __m512i factor = broadcast(a.factor + at);
+      const __m512i scale = F == Format::q8 ? factor : _mm512_add_epi32(scale_bits, factor);
+      __m512& sum = acc[First + i];
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), _mm512_castsi512_ps(scale), sum);
+      if constexpr (F == Format::q4a) sum = _mm512_fmadd_ps(minimum, _mm512_set1_ps(a.sum[at]), sum);
+    }
+    if constexpr (First + kCount < Tokens) add_tokens<First + kCount>(a, g, weights, scale_bits, minimum, acc);
+  }
 };
 
 // bf16 and f32: one accumulator per row, columns ascending (bf16: a pair at a time).
