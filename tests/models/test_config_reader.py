@@ -91,6 +91,23 @@ def test_a_setting_we_do_not_run_is_refused(family: str, overrides: dict[str, ob
         compile_model(tiny_config(family, **overrides))
 
 
+def test_what_transformers_writes_into_every_file_does_not_matter() -> None:
+    written = {
+        "_name_or_path": "org/name",
+        "_model_name_or_path": "Tiny 8k",
+        "_commit_hash": "0123abcd",
+        "unk_token_id": 0,
+        "cls_token_id": 1,
+        "tie_encoder_decoder": True,
+        "do_sample": True,
+        "temperature": 0.6,
+        "num_return_sequences": 1,
+        "id2label": {"0": "LABEL_0"},
+        "torch_dtype": "bfloat16",
+    }
+    assert compile_model(tiny_config("llama", **written)).program == compile_model(tiny_config("llama")).program
+
+
 def test_a_section_is_read_as_strictly_as_the_whole() -> None:
     reader = ConfigReader({"outer": {"inner": 3, "other": 4}})
     section = reader.section("outer")

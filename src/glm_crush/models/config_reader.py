@@ -17,7 +17,12 @@ __all__ = ["IGNORABLE_KEYS", "ConfigReader", "nearest"]
 
 _MAX_INTEGER = 2**31 - 1
 
-# Keys that every family may carry and that do not change the forward pass, with the reason.
+_GENERATION = "generation default of older transformers; ours come from generation_config.json"
+_TOKENIZER = "tokenizer setting"
+_ORIGIN = "where the file came from"
+
+# Keys that every family may carry and that do not change the forward pass, with the reason. The base class of all
+# transformers configurations writes most of them into any file.
 IGNORABLE_KEYS: Mapping[str, str] = {
     "_attn_implementation": "which transformers kernel to use",
     "_attn_implementation_autoset": "which transformers kernel to use",
@@ -26,7 +31,7 @@ IGNORABLE_KEYS: Mapping[str, str] = {
     "architectures": "read by the registry",
     "attention_dropout": "training only",
     "auto_map": "remote code for transformers; our own code runs instead",
-    "bos_token_id": "tokenizer setting",
+    "bos_token_id": _TOKENIZER,
     "cache_implementation": "which transformers cache to use",
     "chunk_size_feed_forward": "transformers memory setting",
     "cross_attention_hidden_size": "encoder-decoder setting of the transformers base class",
@@ -56,10 +61,10 @@ IGNORABLE_KEYS: Mapping[str, str] = {
     "return_dict": "transformers return value",
     "router_aux_loss_coef": "training only",
     "router_jitter_noise": "training only",
-    "sep_token_id": "tokenizer setting",
+    "sep_token_id": _TOKENIZER,
     "task_specific_params": "generation default",
     "tf_legacy_loss": "training only",
-    "tokenizer_class": "tokenizer setting",
+    "tokenizer_class": _TOKENIZER,
     "torch_dtype": "each tensor carries its own type",
     "torchscript": "transformers export setting",
     "transformers.js_config": "settings of another engine",
@@ -68,6 +73,32 @@ IGNORABLE_KEYS: Mapping[str, str] = {
     "unsloth_version": "a note of the author",
     "use_bfloat16": "each tensor carries its own type",
     "use_cache": "generation default",
+    "_model_name_or_path": _ORIGIN,
+    "name_or_path": _ORIGIN,
+    "_commit_hash": _ORIGIN,
+    "_from_auto": _ORIGIN,
+    "_attn_implementation_internal": "which transformers kernel to use",
+    "_experts_implementation": "which transformers kernel to use",
+    "base_model_pp_plan": "how transformers splits a model over devices",
+    "base_model_tp_plan": "how transformers splits a model over devices",
+    "cls_token_id": _TOKENIZER,
+    "mask_token_id": _TOKENIZER,
+    "unk_token_id": _TOKENIZER,
+    "gradient_checkpointing": "training only",
+    "loss_type": "training only",
+    "num_labels": "classifier setting of the transformers base class",
+    "tie_encoder_decoder": "encoder-decoder setting of the transformers base class",
+    **dict.fromkeys(
+        (
+            *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
+            *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
+            *("forced_eos_token_id", "length_penalty", "max_new_tokens", "min_length", "no_repeat_ngram_size"),
+            *("num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "remove_invalid_values"),
+            *("repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "top_k", "top_p"),
+            "typical_p",
+        ),
+        _GENERATION,
+    ),
 }
 
 
