@@ -82,7 +82,7 @@ class CompletionLogprobs:
 
 
 def token_text(raw: bytes) -> str:
-    """A token's text; `bytes:\\xe2\\x80`, as OpenAI has it, for one that is not whole characters."""
+    r"""A token's text; `bytes:\xe2\x80`, as OpenAI has it, for one that is not whole characters."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
