@@ -5,14 +5,24 @@ Nothing here imports anything of ours but errors; everything is frozen.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from glm_crush.errors import InvalidParameterError
 
-__all__ = ["CompletionOutput", "FinishReason", "Message", "RequestOutput", "SamplingParams", "TokenLogprobs", "Usage"]
+__all__ = [
+    "CompletionOutput",
+    "FinishReason",
+    "Message",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutput",
+    "TokenLogprobs",
+    "Usage",
+]
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -26,6 +36,61 @@ class Message(TypedDict, total=False):
     reasoning_content: str | None
     tool_calls: list[dict[str, object]]
     tool_call_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredOutput:
+    """What a reply must look like, to the letter; made by `json_schema`, `json_object`, `regex`, `choice` or `lark`.
+
+    Attributes:
+        kind, grammar: the language and the text in it (a schema as JSON text).
+        begins: "now": with the first token. "after_reasoning": the reply begins inside the model's reasoning, which is
+            free, and the grammar holds after it. "open": the model may reason first. "at_call": the reply is free, and
+            the grammar holds from each `call_token_id` until it is complete.
+        think_token_ids: `<think>` and `</think>`, for models that reason.
+        call_token_id: the token that begins the grammar wherever it comes, and is its first token.
+        ends_reply: the reply ends as soon as the grammar is complete.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    grammar: str
+    begins: Literal["now", "after_reasoning", "open", "at_call"] = "now"
+    think_token_ids: tuple[int, int] | None = None
+    call_token_id: int | None = None
+    ends_reply: bool = True
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool) -> StructuredOutput:
+        """JSON that a schema accepts. Raises InvalidParameterError when it is not itself JSON."""
+        try:
+            return cls(kind="json_schema", grammar=json.dumps(schema, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidParameterError(f"the JSON schema is not JSON: {error}", parameter="structured") from error
+
+    @classmethod
+    def json_object(cls) -> StructuredOutput:
+        """Any JSON object."""
+        return cls.json_schema({"type": "object"})
+
+    @classmethod
+    def regex(cls, pattern: str) -> StructuredOutput:
+        """Text that a regular expression (Rust's syntax) matches from start to end."""
+        return cls(kind="regex", grammar=pattern)
+
+    @classmethod
+    def choice(cls, choices: Sequence[str]) -> StructuredOutput:
+        """One of several texts. Raises InvalidParameterError when there is none, or an empty one."""
+        texts: Sequence[object] = choices
+        if isinstance(choices, str) or not choices or not all(isinstance(text, str) and text for text in texts):
+            raise InvalidParameterError(
+                f"choice is {choices!r:.100}; give a list of texts that are not empty", parameter="structured"
+            )
+        return cls(kind="lark", grammar="start: " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices))
+
+    @classmethod
+    def lark(cls, grammar: str) -> StructuredOutput:
+        """A context-free grammar in Lark's syntax, with llguidance's additions; it begins at `start`."""
+        return cls(kind="lark", grammar=grammar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +110,7 @@ class SamplingParams:
         max_tokens: None = up to the end of the context. min_tokens: no stop before this many.
         logprobs: number of alternatives to report per token, None = none. prompt_logprobs: the same for the prompt.
         n: independent replies. ignore_eos: do not stop at the model's end-of-text ids.
+        structured: what the reply must look like; None = free text.
     """
 
     temperature: float = 1.0
@@ -66,6 +132,7 @@ class SamplingParams:
     n: int = 1
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    structured: StructuredOutput | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidParameterError naming the parameter, its value and its range."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.engine import Engine
+from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import OutputCollector, RequestDelta
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import MakeDetokenizer
@@ -61,7 +62,9 @@ class ScriptedExecutor:
         block_size: int = 4,
         logits: Callable[[Sequence[int]], Float32] = random_logits,
         before_step: Callable[[], None] = lambda: None,
+        vocab_size: int = VOCAB_SIZE,
     ) -> None:
+        self._vocab_size = vocab_size
         self.steps: list[tuple[int, int]] = []
         self.decode_calls: list[int] = []
         self.sample_batches: list[SampleBatch] = []
@@ -86,7 +89,7 @@ class ScriptedExecutor:
                 self._cache[block, position % self._block_size] = batch.token_ids[token]
             for token in wanted & set(range(first, end)):
                 rows[token] = self._logits(self._context(batch.block_tables[seq], int(batch.positions[token]) + 1))
-        return np.array([rows[row] for row in batch.logit_rows.tolist()], np.float32).reshape(-1, VOCAB_SIZE)
+        return np.array([rows[row] for row in batch.logit_rows.tolist()], np.float32).reshape(-1, self._vocab_size)
 
     def forward_sample(self, batch: ForwardBatch, sample_batch: SampleBatch) -> SampleResult:
         self.sample_batches.append(sample_batch)
@@ -151,16 +154,19 @@ def make_engine(
     eos_token_ids: Sequence[int] = (),
     make_detokenizer: MakeDetokenizer | None = lambda prompt, skip_special_tokens: LetterDetokenizer(),
     clock: Callable[[], float] | None = None,
+    grammars: GrammarCompiler | None = None,
+    vocab_size: int = VOCAB_SIZE,
     max_decode_steps: int = 1,
     **limits: int,
 ) -> Engine:
     executor = executor or ScriptedExecutor(num_blocks=num_blocks, block_size=block_size, logits=logits)
     step_limits = make_limits(**limits)
     return Engine(
-        Runner(executor, step_limits, block_size=block_size, vocab_size=VOCAB_SIZE),
+        Runner(executor, step_limits, block_size=block_size, vocab_size=vocab_size),
         Scheduler(step_limits, BlockPool(num_blocks, block_size)),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
+        grammars=grammars,
         pacer=DecodePacer(max_steps=max_decode_steps),
         **({} if clock is None else {"clock": clock}),
     )

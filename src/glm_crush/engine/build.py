@@ -12,6 +12,7 @@ from glm_crush.config import CrushSettings
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.engine.engine import Engine
+from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import Detokenizer
@@ -39,6 +40,7 @@ class BuiltEngine:
     engine: Engine
     executor: Executor
     cache: CachePlan
+    grammars: GrammarCompiler
 
 
 def build_engine(
@@ -85,14 +87,17 @@ def build_engine(
     def make_detokenizer(prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
         return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=prompt_token_ids)
 
+    eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
+    grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
     engine = Engine(
         Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size),
         Scheduler(limits, BlockPool(cache.num_blocks, _BLOCK_SIZE)),
-        eos_token_ids=sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids}),
+        eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
+        grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
     )
-    return BuiltEngine(engine, executor, cache)
+    return BuiltEngine(engine, executor, cache, grammars)
 
 
 def _native_executor(loaded: LoadedModel, settings: CrushSettings, cache: CachePlan) -> Executor:

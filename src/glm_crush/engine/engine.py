@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+from glm_crush.engine.grammar import GrammarCompiler, GrammarState
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.pacing import DecodePacer
@@ -30,6 +31,7 @@ class Engine:
     Args:
         eos_token_ids: ids that end a reply unless the request ignores them.
         make_detokenizer: called for each reply, see `MakeDetokenizer`; None = no text, token ids only.
+        grammars: compiles what requests want their replies to look like; None = they may not want anything.
         pacer: how many tokens a call draws while requests only decode; None = one.
         clock: seconds, for the statistics.
     """
@@ -41,6 +43,7 @@ class Engine:
         *,
         eos_token_ids: Sequence[int] = (),
         make_detokenizer: MakeDetokenizer | None = None,
+        grammars: GrammarCompiler | None = None,
         pacer: DecodePacer | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -49,6 +52,7 @@ class Engine:
         self._runner = runner
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < runner.vocab_size)
         self._make_detokenizer = make_detokenizer
+        self._grammars = grammars
         self._pacer = pacer or DecodePacer(max_steps=1)
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
@@ -155,6 +159,7 @@ class Engine:
     ) -> list[Request]:
         check_prompt(prompt_token_ids, self._runner.vocab_size)
         check_sampling_params(params, self._runner.vocab_size)
+        self._check_structured(params)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
         max_tokens = params.max_tokens or max(1, self.scheduler.max_request_tokens - len(prompt_token_ids))
@@ -174,6 +179,20 @@ class Engine:
             for index in range(params.n)
         ]
 
+    def _check_structured(self, params: SamplingParams) -> None:
+        if params.structured is None:
+            return
+        if self._grammars is None:
+            raise InvalidParameterError("this engine has no grammars; leave structured out", parameter="structured")
+        self._grammars.check(params.structured)
+
+    def _start_grammar(self, request: Request) -> GrammarState | None:
+        structured = request.params.structured
+        if structured is None or self._grammars is None:
+            return None
+        self._runner.grammars[request] = self._grammars.start(structured)
+        return self._runner.grammars[request]
+
     def _note_scheduled(self, batch: ScheduledBatch, now: float) -> None:
         metrics = self.metrics
         metrics.num_preemptions += len(batch.preempted)
@@ -185,7 +204,7 @@ class Engine:
                 metrics.num_started += 1
                 metrics.num_prompt_tokens += request.num_prompt_tokens
                 metrics.queue_seconds += now - request.arrival_time
-                self._replies[request] = Reply(request, self._make_detokenizer)
+                self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
 
     def _absorb(
         self, request: Request, token_ids: list[int], logprobs: TokenLogprobs | None, now: float
@@ -224,12 +243,14 @@ class Engine:
 
     def _end_without_token(self, request: Request, num_before: int, text: str, now: float) -> RequestDelta:
         """The sampler found nothing to draw: only this request ends, with an error."""
+        grammar = self._runner.grammars.get(request)
+        reason = "" if grammar is None or grammar.error is None else f" The grammar stopped: {grammar.error}"
         text += self._replies[request].abort()
         added = tuple(request.token_ids[num_before:])
         stats = self._finish(request, "abort", now)
         error = EngineError(
             "No token can be drawn: every logit is NaN or excluded. "
-            "Check logit_bias and min_tokens, or the model's weights."
+            f"Check logit_bias and min_tokens, or the model's weights.{reason}"
         )
         return RequestDelta(
             request.request_id, request.index, added, text, finish_reason="abort", stats=stats, error=error
@@ -239,6 +260,7 @@ class Engine:
         """Take the request out of the scheduler and out of our books."""
         self.scheduler.finish(request, reason)
         self._replies.pop(request, None)
+        self._runner.grammars.pop(request, None)
         siblings = self._requests[request.request_id]
         siblings.remove(request)
         if not siblings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from glm_crush.engine.grammar import GrammarState
 from glm_crush.engine.request import Request
 from glm_crush.engine.stop import StopStrings
 from glm_crush.types import FinishReason
@@ -36,10 +37,13 @@ class Reply:
         finish_reason, stop_reason: set by the `push` that ends the reply.
     """
 
-    __slots__ = ("_detokenizer", "_stop_strings", "finish_reason", "request", "stop_reason")
+    __slots__ = ("_detokenizer", "_grammar", "_stop_strings", "finish_reason", "request", "stop_reason")
 
-    def __init__(self, request: Request, make_detokenizer: MakeDetokenizer | None) -> None:
+    def __init__(
+        self, request: Request, make_detokenizer: MakeDetokenizer | None, grammar: GrammarState | None = None
+    ) -> None:
         self.request = request
+        self._grammar = grammar
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self._detokenizer = make_detokenizer and make_detokenizer(
@@ -50,7 +54,8 @@ class Reply:
     def push(self, token_id: int) -> str:
         """Take the request's newest token; returns the text that is now certain.
 
-        A stop id and a stop string end the reply from `min_tokens` on and are not part of its text.
+        A stop id and a stop string end the reply from `min_tokens` on and are not part of its text; the end of its
+        grammar ends it at once.
         """
         request = self.request
         num_output_tokens = request.num_output_tokens
@@ -63,6 +68,10 @@ class Reply:
             if self._stop_strings.matched is not None:
                 self.finish_reason, self.stop_reason = "stop", self._stop_strings.matched
                 return text
+        if self._grammar is not None:
+            self._grammar.accept(token_id)
+            if self._grammar.is_complete:
+                return text + self._end("stop", None)
         if num_output_tokens >= request.max_tokens:
             return text + self._end("length", None)
         return text

@@ -112,6 +112,7 @@ class Request:
         params = self.params
         return (
             params.logprobs is not None
+            or params.structured is not None
             or params.repetition_penalty != 1.0
             or params.presence_penalty != 0.0
             or params.frequency_penalty != 0.0

@@ -63,6 +63,7 @@ class Runner:
         self._executor = executor
         self._forward_batch = ForwardBatchBuilder(limits, block_size=block_size)
         self._sample_batch = SampleBatchBuilder(vocab_size=vocab_size)
+        self.grammars = self._sample_batch.grammars  # of running requests; the engine puts them in and takes them out
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """Compute the step's tokens and draw from the logits."""

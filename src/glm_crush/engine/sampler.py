@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from glm_crush.engine.grammar import GrammarState
 from glm_crush.engine.penalty_history import PenaltyHistory
 from glm_crush.engine.request import Request
 from glm_crush.engine.scheduler import ScheduledBatch, ScheduledRequest
@@ -34,9 +35,14 @@ class _Row:
 
 
 class SampleBatchBuilder:
-    """Builds one `SampleBatch` a step; its arrays are valid until the next `build`."""
+    """Builds one `SampleBatch` a step; its arrays are valid until the next `build`.
+
+    Attributes:
+        grammars: of the requests that have one; the engine keeps it.
+    """
 
     def __init__(self, *, vocab_size: int) -> None:
+        self.grammars: dict[Request, GrammarState] = {}
         self._vocab_size = vocab_size
         self._requests: list[Request] = []  # who sampled in the last step, if the next can continue from it
         self._unstoppable: list[Request] = []  # those of them below min_tokens
@@ -56,7 +62,14 @@ class SampleBatchBuilder:
             self._unstoppable = [request for request in sampling if _may_not_stop(request)]
             self._rows = [_sampled_row(request, histories.get(request)) for request in sampling]
             self._batch = _columns(self._rows)
-        return _with_histories(self._batch, self._rows)
+        batch_so_far = _with_histories(self._batch, self._rows)
+        constrained = self._constrained(sampling)
+        if not constrained:
+            return batch_so_far
+        mask = self._full_mask(len(self._rows))
+        for row, grammar in constrained:
+            grammar.fill(mask[row])
+        return replace(batch_so_far, allowed_mask=mask)
 
     def _build_with_scored_rows(self, batch: ScheduledBatch) -> SampleBatch:
         """A step that also scores prompt tokens: such a row may draw nothing but the prompt's own token.
@@ -65,16 +78,31 @@ class SampleBatchBuilder:
         """
         self._requests = []
         rows: list[_Row] = []
+        sampled: list[int] = []
         for scheduled in batch.requests:
             rows += _scored_rows(scheduled)
             if scheduled.samples:
+                sampled.append(len(rows))
                 rows.append(_sampled_row(scheduled.request, None))
-        mask = np.full((len(rows), (self._vocab_size + 31) // 32), 0xFFFFFFFF, np.uint32)
+        mask = self._full_mask(len(rows))
+        for place, grammar in self._constrained([s.request for s in batch.requests if s.samples]):
+            grammar.fill(mask[sampled[place]])
         for index, row in enumerate(rows):
             if row.forced >= 0:
                 mask[index] = 0
                 mask[index, row.forced // 32] = 1 << row.forced % 32
         return replace(_with_histories(_columns(rows), rows), allowed_mask=mask)
+
+    def _constrained(self, sampling: Sequence[Request]) -> list[tuple[int, GrammarState]]:
+        """Those of the sampling requests whose next token is not free, by their place."""
+        if not self.grammars:
+            return []
+        states = [(place, self.grammars.get(request)) for place, request in enumerate(sampling)]
+        return [(place, state) for place, state in states if state is not None and state.constrains]
+
+    def _full_mask(self, num_rows: int) -> npt.NDArray[np.uint32]:
+        """A mask that allows every token."""
+        return np.full((num_rows, (self._vocab_size + 31) // 32), 0xFFFFFFFF, np.uint32)
 
 
 def _may_not_stop(request: Request) -> bool:

@@ -140,6 +140,10 @@ class Tokenizer:
             value = value.get("content")
         return value if isinstance(value, str) else None
 
+    def definition(self) -> bytes:
+        """The tokenizer.json it was built from."""
+        return self._source
+
     def _collect_eos(self, extra: Iterable[int]) -> set[int]:
         ids = set(extra)
         listed = self.config.get("eos_token_ids", ())

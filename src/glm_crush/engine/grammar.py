@@ -1,0 +1,195 @@
+"""Grammars: which tokens a reply may go on with, so that it is what its request demands, to the letter.
+
+Above: the engine, which compiles a request's grammar before it is queued, and the sampler, which draws under the mask.
+Below: llguidance, which keeps a parser over bytes and walks the vocabulary's trie. Tags and special tokens never spell
+text here: only a grammar that names their ids lets them through.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer
+
+from glm_crush.errors import InvalidParameterError
+from glm_crush.types import StructuredOutput
+
+__all__ = ["GrammarCompiler", "GrammarState"]
+
+_MAX_COMPILED = 64
+_MAX_MESSAGE = 400
+_NOT_SPECIAL = re.compile(rb'"special"\s*:\s*false')
+
+UInt32 = npt.NDArray[np.uint32]
+
+
+class _Phase(Enum):
+    FREE = auto()  # any text, until the token that begins the grammar
+    REASONING = auto()  # any text that does not end the reply
+    OPEN = auto()  # the grammar, or the token that begins the reasoning
+    GRAMMAR = auto()
+    COMPLETE = auto()
+
+
+_FIRST_PHASE = {
+    "now": _Phase.GRAMMAR,
+    "after_reasoning": _Phase.REASONING,
+    "open": _Phase.OPEN,
+    "at_call": _Phase.FREE,
+}
+
+
+class GrammarState:
+    """Where one reply stands in its grammar."""
+
+    def __init__(self, structured: StructuredOutput, compiled: LLMatcher, eos_token_ids: Sequence[int]) -> None:
+        self._structured = structured
+        self._compiled = compiled
+        self._eos_token_ids = eos_token_ids
+        self._matcher = compiled.deep_copy()
+        self._phase = _FIRST_PHASE[structured.begins]
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing more may come: the reply ends here."""
+        return self._phase is _Phase.COMPLETE
+
+    @property
+    def constrains(self) -> bool:
+        """Whether the next token's mask excludes anything."""
+        return self._phase is not _Phase.FREE
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar cannot go on, if it cannot; every mask is empty then."""
+        return self._matcher.get_error() or None
+
+    def fill(self, mask: UInt32) -> None:
+        """Set the bits of the tokens that may come next.
+
+        Args:
+            mask: uint32 `[ceil(vocab / 32)]`, all bits set; written.
+        """
+        if self._phase is _Phase.REASONING:
+            for token_id in self._eos_token_ids:
+                _clear(mask, token_id)
+        elif self._phase in (_Phase.OPEN, _Phase.GRAMMAR):
+            allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+            mask[: len(allowed)] = 0 if self._matcher.is_error() else allowed
+            mask[len(allowed) :] = 0
+            if self._phase is _Phase.OPEN and self._structured.think_token_ids is not None:
+                _set(mask, self._structured.think_token_ids[0])
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token that was drawn under the mask."""
+        think, end_think = self._structured.think_token_ids or (-1, -1)
+        if self._phase is _Phase.OPEN and token_id == think:
+            self._phase = _Phase.REASONING
+        elif self._phase is _Phase.REASONING and token_id == end_think:
+            self._phase = _Phase.GRAMMAR
+        elif self._phase in (_Phase.FREE, _Phase.REASONING):
+            if token_id == self._structured.call_token_id:
+                self._advance(token_id)
+        elif self._phase is not _Phase.COMPLETE:
+            self._advance(token_id)
+
+    def _advance(self, token_id: int) -> None:
+        self._phase = _Phase.GRAMMAR
+        self._matcher.consume_token(token_id)
+        if not self._matcher.is_stopped() or self._matcher.is_error():
+            return
+        if self._structured.ends_reply:
+            self._phase = _Phase.COMPLETE
+        else:
+            self._phase = _Phase.FREE
+            self._matcher = self._compiled.deep_copy()
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model; the last few are kept. Safe to use from several threads.
+
+    Args:
+        tokenizer_json: gives the tokenizer's definition, asked for when the first grammar comes.
+        vocab_size: width of the model's logits.
+        eos_token_ids: ids that end a reply.
+    """
+
+    def __init__(self, tokenizer_json: Callable[[], bytes], *, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._tokenizer_json = tokenizer_json
+        self._vocab_size = vocab_size
+        self._eos_token_ids = tuple(sorted(set(eos_token_ids)))
+        self._lock = threading.Lock()  # guards the two below
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+
+    def check(self, structured: StructuredOutput) -> None:
+        """Compile a grammar, so that `start` is quick.
+
+        Raises:
+            InvalidParameterError: it is malformed, or uses something that cannot be enforced; says what.
+        """
+        self._compile(structured)
+
+    def start(self, structured: StructuredOutput) -> GrammarState:
+        """The state of a new reply. Raises InvalidParameterError as `check` does."""
+        return GrammarState(structured, self._compile(structured), self._eos_token_ids)
+
+    def _compile(self, structured: StructuredOutput) -> LLMatcher:
+        key = (structured.kind, structured.grammar)
+        with self._lock:
+            if key in self._compiled:
+                self._compiled.move_to_end(key)
+                return self._compiled[key]
+            if self._tokenizer is None:
+                self._tokenizer = self._load_tokenizer()
+            matcher = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0)
+            if matcher.is_error():
+                raise _refusal(structured.kind, matcher.get_error())
+            self._compiled[key] = matcher
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+            return matcher
+
+    def _load_tokenizer(self) -> LLTokenizer:
+        # GLM's tags are added tokens that are not special: as such they could come up inside a string.
+        definition = _NOT_SPECIAL.sub(b'"special":true', self._tokenizer_json()).decode()
+        try:
+            return LLTokenizer(definition, n_vocab=self._vocab_size, eos_token=list(self._eos_token_ids))
+        except Exception as error:  # the library raises plain exceptions
+            raise InvalidParameterError(
+                f"structured output is not possible with this model's tokenizer: {error}", parameter="structured"
+            ) from error
+
+
+def _in_llguidance_form(structured: StructuredOutput) -> str:
+    try:
+        if structured.kind == "json_schema":
+            return LLMatcher.grammar_from_json_schema(
+                structured.grammar,
+                # One space after a comma or colon and no other: what models write, and they cannot get lost in it.
+                defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+            )
+        if structured.kind == "regex":
+            return LLMatcher.grammar_from_regex(structured.grammar)
+        return LLMatcher.grammar_from_lark(structured.grammar)
+    except ValueError as error:
+        raise _refusal(structured.kind, str(error)) from error
+
+
+def _refusal(kind: str, message: str) -> InvalidParameterError:
+    name = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[kind]
+    return InvalidParameterError(f"the {name} cannot be used: {message[:_MAX_MESSAGE]}", parameter="structured")
+
+
+def _set(mask: UInt32, token_id: int) -> None:
+    mask[token_id // 32] |= np.uint32(1 << token_id % 32)
+
+
+def _clear(mask: UInt32, token_id: int) -> None:
+    mask[token_id // 32] &= np.uint32(0xFFFFFFFF ^ (1 << token_id % 32))
