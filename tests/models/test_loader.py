@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from glm_crush.errors import ConfigError, ModelNotFoundError, PackedFileError, TokenizerError, UnsupportedModelError
 from glm_crush.kernels.reference import ReferenceExecutor
+from glm_crush.models import loader
 from glm_crush.models.dense_weights import DenseWeights
-from glm_crush.models.loader import LoadedModel, load_model
+from glm_crush.models.loader import LoadedModel, load_model, packed_path
 from tests.golden.cases import CASES, GoldenCase, golden_logits, golden_token_ids
 from tests.models.reference_run import BLOCK_SIZE, BLOCKS_PER_SEQUENCE, run_whole
 from tests.models.tiny import tiny_checkpoint
@@ -64,6 +66,31 @@ def test_a_model_is_packed_once(tmp_path: Path) -> None:
     load_model(path, cache_dir=tmp_path / "packed", progress=lambda done, total: calls.append((done, total)))
     assert calls == []
     assert len(packed_files(tmp_path / "packed")) == 1
+
+
+def test_a_model_that_two_load_at_once_is_packed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, second_looks, calls = tiny_checkpoint("llama", tmp_path), threading.Event(), []
+
+    def load_too() -> None:
+        load_model(path, cache_dir=tmp_path / "packed", progress=lambda done, total: calls.append(done))
+
+    second = threading.Thread(target=load_too)
+
+    def where(*args: str) -> Path:
+        if threading.current_thread() is second:
+            second_looks.set()
+        return packed_path(*args)
+
+    def start_second(done: int, total: int) -> None:
+        if not second_looks.is_set():
+            second.start()
+            assert second_looks.wait(20)
+
+    monkeypatch.setattr(loader, "packed_path", where)
+    load_model(path, cache_dir=tmp_path / "packed", progress=start_second)
+    second.join(20)
+    assert calls == []
+    assert [file.suffix for file in (tmp_path / "packed").iterdir()] == [".glm"]
 
 
 def test_the_packed_file_is_enough(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from glm_crush.errors import ConfigError, PackedFileError
 from glm_crush.models.compiler import CompiledModel, compile_model
 from glm_crush.tokenizer.tokenizer import Tokenizer
+from glm_crush.weights.atomic_file import exclusive
 from glm_crush.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
 from glm_crush.weights.layout import LAYOUT_VERSION
 from glm_crush.weights.packed_file import PackedFile
@@ -90,13 +91,16 @@ def load_model(
         raise ConfigError(f"weight_format is {weight_format!r}; choose one of {', '.join(WEIGHT_FORMATS)}")
     source = source_hash(checkpoint_files(path))
     target = packed_path(cache_dir, source, weight_format)
-    if target.exists():
-        try:
-            return _open_packed(target, source)
-        except PackedFileError:
-            # Truncated, stale or from another version of this program: it is only a cache, so it is made again.
-            target.unlink()
-    pack_model(path, target, weight_format=weight_format, progress=progress)
+    cached = _open_cached(target, source)
+    if cached is not None:
+        return cached
+    with exclusive(target.with_suffix(".lock")):
+        # Another process may have packed it while this one waited for its turn.
+        cached = _open_cached(target, source)
+        if cached is not None:
+            return cached
+        target.unlink(missing_ok=True)  # one that cannot be used: its room may be needed
+        pack_model(path, target, weight_format=weight_format, progress=progress)
     return _open_packed(target, source)
 
 
@@ -136,6 +140,19 @@ def _tokenizer_of(checkpoint: Checkpoint) -> tuple[bytes, Mapping[str, Any]]:
     from glm_crush.tokenizer.gguf_tokenizer import tokenizer_json_from_gguf
 
     return tokenizer_json_from_gguf(checkpoint.gguf_metadata)
+
+
+def _open_cached(path: Path, source: str) -> LoadedModel | None:
+    """The packed file, or None when there is none that can be used.
+
+    A truncated or stale one, or one from another version of this program, is no error: it is only a cache.
+    """
+    if not path.exists():
+        return None
+    try:
+        return _open_packed(path, source)
+    except PackedFileError:
+        return None
 
 
 def _open_packed(path: Path, source: str | None) -> LoadedModel:

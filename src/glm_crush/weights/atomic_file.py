@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from glm_crush.errors import PackedFileError
 
-__all__ = ["AtomicFile"]
+__all__ = ["AtomicFile", "exclusive"]
 
 
 class AtomicFile:
@@ -36,7 +37,7 @@ class AtomicFile:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = self._open_locked()
+            self._fd = _open_locked(self._partial)
             os.ftruncate(self._fd, 0)
             free = shutil.disk_usage(self._path.parent).free
             if free < self._nbytes:
@@ -88,17 +89,37 @@ class AtomicFile:
         finally:
             os.close(folder)
 
-    def _open_locked(self) -> int:
-        while True:
-            fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(fd).st_ino == self._partial.stat().st_ino:
-                    return fd
-            os.close(fd)  # another writer renamed or removed it while we waited: take a fresh one
-
     def _discard(self) -> None:
         if self._fd >= 0:
             self._partial.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock `path`, waiting for whoever has it; the file is gone afterwards.
+
+    Raises:
+        PackedFileError: its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = _open_locked(path)
+    except OSError as error:
+        raise PackedFileError(f"{path} cannot be written: {error}") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return fd
+        os.close(fd)  # another holder renamed or removed it while we waited: take a fresh one
