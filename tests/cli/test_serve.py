@@ -17,7 +17,10 @@ import httpx2
 import openai
 import pytest
 
+from glm_crush.config import ApiSettings
 from glm_crush.errors import ConfigError
+from glm_crush.serving.app import create_app
+from glm_crush.serving.server import bind, run_server
 
 pytestmark = pytest.mark.requirement("S1", "O1")
 
@@ -74,3 +77,17 @@ def test_a_taken_port_is_refused_before_the_model_is_loaded(glm: Any) -> None:
         taken.listen()
         with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1 port \d+"):
             glm("serve", "no-such-model", "--port", str(taken.getsockname()[1]))
+
+
+def test_while_serving_threads_switch_within_half_a_millisecond() -> None:
+    before, seen = sys.getswitchinterval(), []
+
+    def ready(_: str) -> None:
+        seen.append(sys.getswitchinterval())
+        signal.raise_signal(signal.SIGTERM)
+
+    settings = ApiSettings(port=0)
+    with bind(settings) as bound:
+        run_server(create_app([], settings), bound, settings, on_ready=ready)
+    assert seen == [pytest.approx(0.0005)]
+    assert sys.getswitchinterval() == before
