@@ -215,8 +215,15 @@ def test_tokens_of_the_reasoning_are_counted() -> None:
 
 def test_an_answer_that_is_a_json_call_is_a_call() -> None:
     text = '{"name": "get_weather", "arguments": {"city": "a}\\"b", "days": 2}}'
-    parsed = parse(text, [WEATHER], cuts=range(99), answer_is_call=True)
+    parsed = parse(text, [WEATHER], cuts=range(99), answer_may_be_call=True)
     assert parsed == Parsed(calls=[["get_weather", '{"city": "a}\\"b", "days": 2}']])
+
+
+@pytest.mark.parametrize("text", ["Hello {}", '{"name": "rm", "arguments": {}}', '{"a": 1}', '{"name": "Ann"}', "{"])
+def test_an_answer_that_might_have_been_a_call_is_shown_as_soon_as_it_is_none(text: str) -> None:
+    assert parse(text, [WEATHER], cuts=range(99), answer_may_be_call=True) == Parsed(content=text)
+    reply = parser([WEATHER], answer_may_be_call=True)
+    assert [part.text for part in reply.push(TOKENIZER.encode("No, "), "No, ")] == ["No, "]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +260,7 @@ def test_every_split_of_the_stream_gives_the_whole_reply(
     pieces: list[str], cuts: list[int], start: Any, finish: str, as_call: bool
 ) -> None:
     text = "".join(pieces)
-    options: dict[str, Any] = {"finish": finish, "answer_is_call": as_call}
+    options: dict[str, Any] = {"finish": finish, "answer_may_be_call": as_call}
     tools = [WEATHER, NOW]
     whole = put_together(parts_of(text, tools, start, **options))
     assert put_together(parts_of(text, tools, start, cuts=cuts, **options)) == whole

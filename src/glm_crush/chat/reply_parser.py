@@ -28,7 +28,7 @@ class ReplyParser:
         make_detokenizer: as the engine decodes this reply.
         start: where the reply begins, see `ReplyMarkers.start_state`.
         tools: what the request declared and may be called; none = calls are not looked for.
-        answer_is_call: the answer is one JSON call without tags, as a grammar has made sure.
+        answer_may_be_call: the answer may be one JSON call without tags: for models that have none.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ReplyParser:
         *,
         start: StartState = "open",
         tools: Mapping[str, ToolSchema] | None = None,
-        answer_is_call: bool = False,
+        answer_may_be_call: bool = False,
     ) -> None:
         self.num_calls = 0
         self._markers = markers
@@ -48,7 +48,7 @@ class ReplyParser:
         self._counter = ReasoningCounter(markers, start, calls_end_it=bool(self._tools))
         self._reasoning, self._content = TrimmedText(), TrimmedText()
         self._call: ToolCall | None = None
-        self._answer_is_call = answer_is_call
+        self._answer_may_be_call = answer_may_be_call
         self._ends_in_call = False
 
     @property
@@ -79,8 +79,9 @@ class ReplyParser:
             return
         elif self._section.active:
             yield ReplyPart("reasoning", self._section.add(self._reasoning.push(text)))
-        elif self._answer_is_call:
-            self._call = JsonToolCall(self._tools, self.num_calls)
+        elif self._answer_may_be_call:
+            self._answer_may_be_call = False  # only its beginning is
+            self._call = JsonToolCall(self._tools, self.num_calls, tagged=False)
             yield from self._take_in_call(self._call, marker, text)
         elif marker == "tool_call" and self._tools:
             self._call = self._new_call()
@@ -95,6 +96,8 @@ class ReplyParser:
             self._call = self._new_call()
         else:
             yield from call.push(marker, text)
+            if call.is_hopeless:
+                yield from self._end_call(call, closing="", cut=True)
 
     def _new_call(self) -> ToolCall:
         kind = GlmToolCall if self._markers.tool_format == "glm" else JsonToolCall
@@ -109,7 +112,7 @@ class ReplyParser:
             self._ends_in_call = True
             self._content.flush()
         else:
-            opening = "" if self._answer_is_call else "<tool_call>"
+            opening = "<tool_call>" if call.tagged else ""
             yield self._add_content(f"{opening}{call.source}{closing}")
 
     def _add_content(self, text: str) -> ReplyPart:

@@ -21,6 +21,7 @@ __all__ = ["GlmToolCall", "JsonToolCall", "ToolCall"]
 _NAME_IN_JSON = re.compile(
     r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)', re.DOTALL
 )
+_FIRST_KEY = '{"name"'
 
 
 class ToolCall(Protocol):
@@ -28,10 +29,13 @@ class ToolCall(Protocol):
 
     Attributes:
         named: its name has been given out, so it counts as a call. source: the text so far, while it is not one.
+        is_hopeless: it will not become a call, whatever comes. tagged: it began with `<tool_call>`.
     """
 
     named: bool
     source: str
+    is_hopeless: bool
+    tagged: bool
 
     @property
     def in_value(self) -> bool:
@@ -50,9 +54,10 @@ class GlmToolCall:
     def __init__(self, tools: Mapping[str, ToolSchema], index: int) -> None:
         self.named = False
         self.source = ""
+        self.is_hopeless = False
+        self.tagged = True
         self._tools = tools
         self._tool: ToolSchema | None = None
-        self._unknown = False
         self._index = index
         self._place: Marker | None = None  # the tag whose inside this is; None = between tags, or in the name
         self._text = ""  # of the name, key or non-string value so far
@@ -68,10 +73,10 @@ class GlmToolCall:
         if marker is None:
             self._text += text
         name = self._text.lstrip()
-        if self._unknown or (marker is None and "\n" not in name):
+        if self.is_hopeless or (marker is None and "\n" not in name):
             return
         self._tool = self._tools.get(name.split("\n", 1)[0].strip())
-        self._unknown = self._tool is None
+        self.is_hopeless = self._tool is None
         if self._tool is not None:
             self.named = True
             self._text = ""
@@ -133,9 +138,11 @@ class GlmToolCall:
 class JsonToolCall:
     """`{"name": "f", "arguments": {...}}`; the arguments are given out as they come."""
 
-    def __init__(self, tools: Mapping[str, ToolSchema], index: int) -> None:
+    def __init__(self, tools: Mapping[str, ToolSchema], index: int, *, tagged: bool = True) -> None:
         self.named = False
         self.source = ""
+        self.is_hopeless = False
+        self.tagged = tagged
         self._tools = tools
         self._index = index
         self._object = _ObjectEnd()
@@ -156,6 +163,10 @@ class JsonToolCall:
             self.named = True
             yield ReplyPart("tool_name", start["name"], self._index)
             yield ReplyPart("tool_arguments", self._object.take(self.source[start.end() :]), self._index)
+        elif not self.tagged:
+            # Without a tag most answers are no calls: they are not kept back longer than their beginning is unclear.
+            beginning = "".join(self.source.split())[: len(_FIRST_KEY)]
+            self.is_hopeless = start is not None or not _FIRST_KEY.startswith(beginning)
 
     def close(self, *, cut: bool) -> Iterator[ReplyPart]:
         """See `ToolCall`. A whole object whose keys come in another order is a call too."""
