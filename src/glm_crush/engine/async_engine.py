@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
@@ -89,6 +90,7 @@ class AsyncEngine:
         self._streams: dict[str, _Stream] = {}  # only the engine's thread uses it
         self._thread = threading.Thread(target=self._run, name="glm-engine", daemon=True)
         self._thread.start()
+        close_at_exit(self)
 
     @property
     def is_alive(self) -> bool:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.output import OutputCollector, RequestDelta
 from glm_crush.errors import EngineError
@@ -25,9 +26,11 @@ class SyncEngine:
     def __init__(self, engine: Engine, *, max_in_flight: int) -> None:
         self.metrics = engine.metrics
         self._max_in_flight = max_in_flight
+        self._closing = False
         self._lock = threading.Lock()  # guards the two below
         self._engine: Engine | None = engine
         self._sinks: dict[str, _Sink] = {}
+        close_at_exit(self)
 
     def run(self, requests: Sequence[tuple[Sequence[int], SamplingParams]]) -> list[RequestOutput]:
         """Finish all requests; returns their outputs in order.
@@ -78,6 +81,7 @@ class SyncEngine:
 
     def close(self) -> None:
         """Abort what is running and let go of the engine; a second call does nothing."""
+        self._closing = True  # seen by whoever steps, who would else take the lock again before we get it
         with self._lock:
             if self._engine is not None:
                 self._engine.abort_all()
@@ -105,7 +109,7 @@ class SyncEngine:
             self._abort([request_id])
 
     def _open_engine(self) -> Engine:
-        if self._engine is None:
+        if self._engine is None or self._closing:
             raise EngineError("The model has been closed; load it again.")
         return self._engine
 
