@@ -17,7 +17,7 @@ from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.tool_grammar import answer_or_call_grammar, call_grammar
 from glm_crush.chat.tool_schema import ToolSchema
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
-from glm_crush.types import StructuredOutput
+from glm_crush.types import Message, StructuredOutput
 
 __all__ = ["ReplyFormat", "ReplyWish"]
 
@@ -60,18 +60,27 @@ class ReplyFormat:
         self._renders_tools = template is not None and any("tools" in text for text in template.sources.values())
 
     def messages_for(
-        self, messages: Sequence[Mapping[str, Any]], wish: ReplyWish
-    ) -> tuple[list[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None]:
-        """Messages and tools for the chat template; a template that takes no tools gets them in a system message."""
-        if not wish.callable:
-            return list(messages), None
+        self, messages: Sequence[Message], wish: ReplyWish
+    ) -> tuple[list[Message], Sequence[Mapping[str, Any]] | None]:
+        """Messages and tools for the chat template.
+
+        A template that takes no tools gets them in a system message, and earlier calls as the text they were.
+        """
         if self._renders_tools:
-            return list(messages), wish.tools
-        told = {"role": "system", "content": _description(wish)}
+            return list(messages), wish.tools if wish.callable else None
+        messages = [_with_calls_as_text(message) for message in messages]
+        if not wish.callable:
+            return messages, None
+        told = _description(wish)
         if messages and messages[0].get("role") == "system":
-            told["content"] = f"{messages[0].get('content') or ''}\n\n{told['content']}"
+            told = f"{messages[0].get('content') or ''}\n\n{told}"
             messages = messages[1:]
-        return [told, *messages], None
+        return [{"role": "system", "content": told}, *messages], None
+
+    def call_bias(self, wish: ReplyWish) -> Mapping[int, float]:
+        """Logit bias that keeps a model from calling tools that are there but must not be called."""
+        banned = wish.choice == "none" and wish.tools and "tool_call" in self.markers.ids
+        return {self.markers.ids["tool_call"]: -100.0} if banned else {}
 
     def start_state(self, prompt_token_ids: Sequence[int]) -> StartState:
         """Where a reply to this prompt begins; "answer" for models that do not reason."""
@@ -129,9 +138,21 @@ class ReplyFormat:
         )
 
 
+def _with_calls_as_text(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    texts = [str(message["content"])] if message.get("content") else []
+    for call in calls:
+        function = call.get("function")
+        if isinstance(function, Mapping):
+            texts.append(f'{{"name": {json.dumps(function.get("name"))}, "arguments": {function.get("arguments")}}}')
+    return {"role": message["role"], "content": "\n".join(texts)}
+
+
 def _description(wish: ReplyWish) -> str:
     lines = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in wish.tools]
-    functions = "\n".join(line for line in lines)
+    functions = "\n".join(lines)
     return (
         f"You can call these functions:\n{functions}\n"
         'To call one, answer with nothing but a JSON object {"name": <its name>, "arguments": {<its arguments>}}.'

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 
 from glm_crush.chat.prompt_codec import PromptCodec
+from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
 from glm_crush.engine.async_engine import AsyncEngine
 from glm_crush.engine.build import MakeExecutor, build_engine
@@ -35,10 +36,13 @@ def serve_loaded_model(
     built = build_engine(loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor)
     header = loaded.packed.header
     engine = AsyncEngine(built.engine)
+    codec = PromptCodec.for_model(loaded)
     model = ServedModel(
         name=name,
         engine=engine,
-        codec=PromptCodec.for_model(loaded),
+        codec=codec,
+        replies=ReplyFormat(codec),
+        grammars=built.grammars,
         context_length=built.cache.max_context,
         vocab_size=loaded.compiled.program.vocab_size,
         default_params=sampling_defaults(loaded.generation_config),

@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from glm_crush.chat.reply_format import ReplyFormat
+from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
-from glm_crush.types import Message, SamplingParams
+from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec"]
 
@@ -67,11 +69,12 @@ class TextCodec(Protocol):
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation to render: `variables` go to the template (`enable_thinking`, ...)."""
+    """A conversation to render: `variables` go to the template (`enable_thinking`, ...), and so do `tools`."""
 
     messages: Sequence[Message]
     add_generation_prompt: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class ServedModel:
     Attributes:
         name: what clients call it. context_length: largest prompt + reply. vocab_size: ids must lie below it.
         default_params: the model's published sampling defaults, for what a request leaves out.
+        replies: how it writes reasoning and calls; None = its replies are text. grammars: what replies can be held to;
+            None = they are free.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
     """
 
@@ -98,17 +103,35 @@ class ServedModel:
     context_length: int
     vocab_size: int
     default_params: SamplingParams = field(default_factory=SamplingParams)
+    replies: ReplyFormat | None = None
+    grammars: GrammarCompiler | None = None
     fingerprint: str = "glm-crush"
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Token ids of a conversation; large ones are rendered off the event loop."""
         size = sum(len(str(message.get("content") or "")) for message in prompt.messages)
+        size += sum(len(str(tool)) for tool in prompt.tools or ())
         return await self._off_loop(size, self._render, prompt)
 
     async def encode_text(self, text: str) -> list[int]:
         """Token ids of a plain prompt."""
         return await self._off_loop(len(text), self.codec.encode, text)
+
+    async def check_grammar(self, structured: StructuredOutput, parameter: str) -> None:
+        """Compile a grammar off the event loop, so that the engine has it ready.
+
+        Raises:
+            InvalidParameterError: it cannot be used; names the client's `parameter`.
+        """
+        if self.grammars is None:
+            raise InvalidParameterError(
+                f"{parameter} asks for a form that {self.name} cannot be held to; leave it out", parameter=parameter
+            )
+        try:
+            await asyncio.to_thread(self.grammars.check, structured)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(f"{parameter}: {error}", parameter=parameter) from error
 
     def check_token_ids(self, token_ids: Sequence[int], parameter: str) -> list[int]:
         """Token ids a client sent, if this model has them.
@@ -129,8 +152,9 @@ class ServedModel:
         return Generation(prompt_token_ids, self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params))
 
     def _render(self, prompt: ChatPrompt) -> list[int]:
+        tools = {"tools": prompt.tools} if prompt.tools else {}
         return self.codec.render(
-            prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables
+            prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables, **tools
         )
 
     @staticmethod

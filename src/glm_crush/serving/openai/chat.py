@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.engine.output import RequestDelta
+from glm_crush.chat.reply_format import ReplyWish
+from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.errors import InvalidParameterError
-from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
+from glm_crush.serving.openai.chat_reply import ChatReplies
+from glm_crush.serving.openai.chunks import usage_object
 from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, read_request, total_usage
-from glm_crush.serving.openai.logprobs import chat_logprobs
 from glm_crush.serving.openai.parameters import chat_sampling_params
 from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest
-from glm_crush.serving.served_model import ChatPrompt, ServedModel, TextCodec
-from glm_crush.types import Message, RequestOutput
+from glm_crush.serving.openai.reply_wish import reply_wish
+from glm_crush.serving.served_model import ChatPrompt, ServedModel
+from glm_crush.types import Message, RequestOutput, SamplingParams
 
 __all__ = ["ChatCompletions"]
 
@@ -32,8 +35,12 @@ class ChatCompletions:
         """Answer one request, as a stream or as one object."""
         request = await read_request(ChatRequest, http)
         model = find_model(self._models, request.model)
+        wish = reply_wish(request)
         params = chat_sampling_params(request, model.default_params)
-        prompt_ids = await model.encode_chat(_prompt(request))
+        prompt_ids = await model.encode_chat(_prompt(request, model, wish))
+        answer_parameter = "structured_outputs" if request.structured_outputs else "response_format"
+        params = await _with_form(params, model, prompt_ids, wish, answer_parameter)
+        replies = ChatReplies(model.codec, _parser_maker(model, prompt_ids, wish, params))
         head = new_head("chatcmpl", model)
         exchange = Exchange(
             request,
@@ -41,18 +48,18 @@ class ChatCompletions:
             replies_per_prompt=params.n,
             prompt_name="messages",
             ping_interval_seconds=self._ping_interval,
+            count_reasoning=replies.num_reasoning_tokens,
         )
 
-        def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
-            return _encode_delta(writer, choice, delta, first, model.codec)
-
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
-            return _reply(head, outputs, model.codec)
+            choices = [replies.choice(reply) for reply in outputs[0].outputs]
+            usage = usage_object(total_usage(outputs), replies.num_reasoning_tokens())
+            return {**head.fields("chat.completion"), "choices": choices, "usage": usage}
 
-        return await exchange.respond(http, head, "chat.completion.chunk", encode, build)
+        return await exchange.respond(http, head, "chat.completion.chunk", replies.chunks, build)
 
 
-def _prompt(request: ChatRequest) -> ChatPrompt:
+def _prompt(request: ChatRequest, model: ServedModel, wish: ReplyWish) -> ChatPrompt:
     variables = dict(request.chat_template_kwargs or {})
     for reserved in ("messages", "tools", "add_generation_prompt"):
         if reserved in variables:
@@ -62,7 +69,36 @@ def _prompt(request: ChatRequest) -> ChatPrompt:
             )
     messages = [_message(message) for message in request.messages]
     generation_prompt = True if request.add_generation_prompt is None else request.add_generation_prompt
-    return ChatPrompt(messages, generation_prompt, variables)
+    if model.replies is None:
+        if wish.callable:
+            raise InvalidParameterError(f"tools are given, which {model.name} cannot call", parameter="tools")
+        return ChatPrompt(messages, generation_prompt, variables)
+    messages, tools = model.replies.messages_for(messages, wish)
+    return ChatPrompt(messages, generation_prompt, variables, tools)
+
+
+async def _with_form(
+    params: SamplingParams, model: ServedModel, prompt_ids: Sequence[int], wish: ReplyWish, answer_parameter: str
+) -> SamplingParams:
+    """The parameters with the grammar that makes the reply what the request wants."""
+    if model.replies is None:
+        structured = wish.answer
+    else:
+        structured = model.replies.structured(prompt_ids, wish)
+        params = replace(params, logit_bias={**params.logit_bias, **model.replies.call_bias(wish)})
+    if structured is None:
+        return params
+    await model.check_grammar(structured, "tools" if wish.callable else answer_parameter)
+    return replace(params, structured=structured)
+
+
+def _parser_maker(
+    model: ServedModel, prompt_ids: Sequence[int], wish: ReplyWish, params: SamplingParams
+) -> Callable[[], ReplyParser] | None:
+    replies = model.replies
+    if replies is None or not replies.needs_parser(wish):
+        return None
+    return lambda: replies.parser(prompt_ids, wish, skip_special_tokens=params.skip_special_tokens)
 
 
 def _message(message: ChatMessage) -> Message:
@@ -80,29 +116,3 @@ def _message(message: ChatMessage) -> Message:
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
     return result
-
-
-def _encode_delta(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool, codec: TextCodec) -> list[bytes]:
-    """The role first, then text, then the reason to finish: each in a chunk of its own, as OpenAI sends them."""
-    chunks = []
-    if first:
-        chunks.append(writer.delta(choice, {"role": "assistant", "content": ""}))
-    logprobs = chat_logprobs(delta.logprobs, codec)
-    if delta.text or logprobs:
-        chunks.append(writer.delta(choice, {"content": delta.text}, logprobs=logprobs))
-    if delta.finish_reason:
-        chunks.append(writer.delta(choice, {}, delta.finish_reason))
-    return chunks
-
-
-def _reply(head: ReplyHead, outputs: Sequence[RequestOutput], codec: TextCodec) -> dict[str, Any]:
-    choices = [
-        {
-            "index": reply.index,
-            "message": {"role": "assistant", "content": reply.text, "refusal": None},
-            "logprobs": chat_logprobs(reply.logprobs, codec),
-            "finish_reason": reply.finish_reason,
-        }
-        for reply in outputs[0].outputs
-    ]
-    return {**head.fields("chat.completion"), "choices": choices, "usage": usage_object(total_usage(outputs))}

@@ -57,9 +57,9 @@ class ChunkWriter:
         """One chunk of a text completion."""
         return self._choice(index, f'"text":{json.dumps(text)}', finish_reason, logprobs)
 
-    def usage(self, usage: Usage) -> bytes:
+    def usage(self, usage: Usage, num_reasoning_tokens: int = 0) -> bytes:
         """The last chunk before [DONE]: no choices, only the counts."""
-        counts = json.dumps(usage_object(usage), separators=(",", ":"))
+        counts = json.dumps(usage_object(usage, num_reasoning_tokens), separators=(",", ":"))
         return f'{self._head}"choices":[],"usage":{counts}}}\n\n'.encode()
 
     def _choice(self, index: int, content: str, finish_reason: str | None, logprobs: object) -> bytes:
@@ -71,14 +71,14 @@ class ChunkWriter:
         ).encode()
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`, with the cached part of the prompt."""
+def usage_object(usage: Usage, num_reasoning_tokens: int = 0) -> dict[str, Any]:
+    """OpenAI's `usage`, with the cached part of the prompt and the part of the reply that is reasoning."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
     }
 
 

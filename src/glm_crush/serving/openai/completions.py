@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, re
 from glm_crush.serving.openai.logprobs import CompletionLogprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest
+from glm_crush.serving.openai.reply_wish import wanted_structure
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.types import CompletionOutput, RequestOutput
 
@@ -35,6 +37,10 @@ class Completions:
         request = await read_request(CompletionRequest, http)
         model = find_model(self._models, request.model)
         params = completion_sampling_params(request, model.default_params)
+        structured = wanted_structure(request)
+        if structured is not None:
+            await model.check_grammar(structured, "structured_outputs")
+            params = replace(params, structured=structured)
         prompts = await _encode_prompts(request, model)
         head = new_head("cmpl", model)
         exchange = Exchange(

@@ -89,6 +89,7 @@ class Exchange:
         generations: one per prompt; the engine takes them in when their first delta is asked for.
         replies_per_prompt: the request's `n`.
         prompt_name: the field that holds the prompt.
+        count_reasoning: tokens of the reasoning so far, for the usage at a stream's end.
         ping_interval_seconds: see `EventStream`.
     """
 
@@ -100,9 +101,11 @@ class Exchange:
         replies_per_prompt: int,
         prompt_name: str,
         ping_interval_seconds: float,
+        count_reasoning: Callable[[], int] = lambda: 0,
     ) -> None:
         self._request = request
         self._prompt_name = prompt_name
+        self._count_reasoning = count_reasoning
         self._streams = [generation.deltas for generation in generations]
         self._collectors = [
             OutputCollector(str(number), generation.prompt_token_ids, n=replies_per_prompt)
@@ -145,7 +148,8 @@ class Exchange:
                     if chunks:
                         yield b"".join(chunks)
             if include_usage:
-                yield writer.usage(total_usage([collector.output() for collector in self._collectors]))
+                usage = total_usage([collector.output() for collector in self._collectors])
+                yield writer.usage(usage, self._count_reasoning())
             yield DONE
         finally:
             await deltas.aclose()

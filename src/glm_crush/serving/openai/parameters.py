@@ -87,14 +87,9 @@ def _logit_bias(bias: Mapping[str, float]) -> dict[int, float]:
 
 def _refuse_unsupported_chat(request: ChatRequest) -> None:
     """Neutral values pass, anything else is a 400 that names the field."""
-    if request.response_format is not None and request.response_format.type != "text":
-        raise _unsupported("response_format", request.response_format.type, '{"type": "text"}')
-    if request.tools:
-        raise _unsupported("tools", f"a list of {len(request.tools)}", "no tools")
     if request.functions:
-        raise _unsupported("functions", f"a list of {len(request.functions)}", "no functions")
+        raise _unsupported("functions", f"a list of {len(request.functions)}", "tools")
     neutral: dict[str, tuple[object, ...]] = {
-        "tool_choice": (None, "none", "auto"),
         "function_call": (None, "none", "auto"),
         "modalities": (None, ["text"]),
         "audio": (None,),

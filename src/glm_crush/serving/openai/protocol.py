@@ -30,6 +30,16 @@ class StreamOptions(_Strict):
     include_obfuscation: bool = False
 
 
+class StructuredOutputs(_Strict):
+    """What the reply must look like, as vLLM has it: exactly one of these."""
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    json_object: Literal[True] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
 class GenerationRequest(_Strict):
     """What chat completions and completions share."""
 
@@ -54,6 +64,7 @@ class GenerationRequest(_Strict):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
     # identifiers that change nothing in the reply
     user: str | None = None
     safety_identifier: str | None = None
@@ -94,11 +105,20 @@ class ChatMessage(BaseModel):
     function_call: None = None
 
 
-class ResponseFormat(_Strict):
-    """Only plain text for now."""
+class JsonSchemaFormat(_Strict):
+    """A schema with the name that OpenAI wants it to have; `strict` refuses schemas that cannot be enforced whole."""
 
-    type: str
-    json_schema: dict[str, Any] | None = None
+    name: str = "reply"
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
 
 
 class ChatRequest(GenerationRequest):
@@ -111,10 +131,10 @@ class ChatRequest(GenerationRequest):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
-    # neutral values only
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    # neutral values only
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
