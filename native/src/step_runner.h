@@ -47,7 +47,7 @@ class StepRunner {
     Phase& phase = executor.phases_[op_index * kPhasesPerOp + phase_index++];
     const int per_thread = std::max(1, std::min({parts, Phase::kChunksPerThread, (count + threads - 1) / threads}));
     const int chunks = per_thread * threads;
-    for (int i = 0; i < threads; ++i) {
+    for (int i = 0; i < threads && !phase.is_done(step.number, chunks); ++i) {
       const int owner = (thread + i) % threads;
       for (int j = 0; j < per_thread; ++j) {
         const int chunk = i == 0 ? j : per_thread - 1 - j;  // its owner starts at the front: help from the back
