@@ -64,6 +64,12 @@ def test_none_unsets_an_optional_value(tmp_path: Path) -> None:
     assert load(tmp_path, file="[crush]\nthreads = 3", crush__threads="none").crush.threads is None
 
 
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("off", False), ("True", True), ("on", True)])
+def test_a_switch_is_written_true_or_false(tmp_path: Path, text: str, value: bool) -> None:
+    assert load(tmp_path, environ={"GLM_CRUSH_PREFIX_CACHE": text}).crush.prefix_cache is value
+    assert load(tmp_path, file=f"[crush]\nprefix_cache = {str(value).lower()}").crush.prefix_cache is value
+
+
 def test_variables_of_the_hub_are_honoured_but_ours_win(tmp_path: Path) -> None:
     environ = {"HF_ENDPOINT": "http://a", "HF_TOKEN": "b", "GLM_STORE_HUB_ENDPOINT": "http://c"}
     settings = load(tmp_path, environ=environ)
@@ -87,6 +93,7 @@ def test_only_what_pip_itself_reads_is_handed_on_for_pip() -> None:
         ("[api]\nport = 1.5", "api.port is 1.5"),
         ("[api]\nhost = 5", "api.host is 5 .*give text"),
         ("[crush]\nweight_format = 'q5'", "crush.weight_format is 'q5' .*auto, q4, q8, bf16, f32"),
+        ("[crush]\nprefix_cache = 1", "crush.prefix_cache is 1 .*give true or false"),
         ("[crush]\nthreads = 0", "crush.threads is 0 .*at least 1"),
     ],
 )

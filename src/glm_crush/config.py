@@ -51,6 +51,9 @@ SHORT_VARIABLES: Mapping[str, str] = types.MappingProxyType(
 )
 
 
+_TRUTHS: Mapping[str, bool] = types.MappingProxyType({"true": True, "on": True, "false": False, "off": False})
+
+
 def _setting(default: object, help_text: str, *, low: float | None = None, secret: bool = False) -> typing.Any:
     """A dataclass field with its documentation, lower bound and whether it is shown."""
     return field(default=default, metadata={"help": help_text, "low": low, "secret": secret})
@@ -77,6 +80,7 @@ class CrushSettings:
     max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
     max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
+    prefix_cache: bool = _setting(True, "whether requests that begin alike compute the beginning once: true or false")
     force_kernels: str | None = _setting(
         None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"
     )
@@ -234,6 +238,11 @@ def _convert(key: str, value: object, origin: str) -> object:
         return value
     if kind is Path:
         return Path(str(value)).expanduser()
+    if kind is bool:
+        truth = _TRUTHS.get(str(value).lower())
+        if truth is None:
+            raise wrong
+        return truth
     if kind is str:
         if not isinstance(value, str):
             raise wrong
@@ -269,7 +278,7 @@ class _Key:
 def _expectation(spec: _Key) -> str:
     if spec.choices:
         return f"give one of {', '.join(spec.choices)}"
-    name = {int: "a whole number", float: "a number", str: "text", Path: "a path"}[spec.kind]
+    name = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}[spec.kind]
     return f"give {name}" + (f" of at least {spec.low:g}" if spec.low is not None else "")
 
 

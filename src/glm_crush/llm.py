@@ -47,6 +47,7 @@ class LLM:
         kv_dtype: str | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
+        prefix_cache: bool | None = None,
         make_executor: MakeExecutor | None = None,
     ) -> None:
         """Load a model, packing it first if that has not been done.
@@ -62,6 +63,7 @@ class LLM:
             kv_dtype: "bf16" or "f32".
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
+            prefix_cache: whether prompts that begin alike compute the beginning once.
             make_executor: what runs the model; None = the native executor.
 
         Raises:
@@ -77,6 +79,7 @@ class LLM:
             "crush.kv_dtype": kv_dtype,
             "crush.max_num_seqs": max_num_seqs,
             "crush.max_num_batched_tokens": max_num_batched_tokens,
+            "crush.prefix_cache": prefix_cache,
         }
         settings = load_settings(flags=flags)
         self.loaded = load_model(

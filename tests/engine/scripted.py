@@ -20,6 +20,7 @@ from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import OutputCollector, RequestDelta
 from glm_crush.engine.pacing import DecodePacer
+from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.reply import MakeDetokenizer
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -157,13 +158,15 @@ def make_engine(
     grammars: GrammarCompiler | None = None,
     vocab_size: int = VOCAB_SIZE,
     max_decode_steps: int = 1,
+    prefix_cache: bool = False,
     **limits: int,
 ) -> Engine:
     executor = executor or ScriptedExecutor(num_blocks=num_blocks, block_size=block_size, logits=logits)
     step_limits = make_limits(**limits)
+    pool = BlockPool(num_blocks, block_size)
     return Engine(
         Runner(executor, step_limits, block_size=block_size, vocab_size=vocab_size),
-        Scheduler(step_limits, BlockPool(num_blocks, block_size)),
+        Scheduler(step_limits, pool, PrefixCache(pool) if prefix_cache else None),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
         grammars=grammars,

@@ -73,7 +73,7 @@ class LocalBackend:
         assert last.stats is not None
         return ReplyStats(
             prompt_tokens=len(prompt),
-            cached_tokens=0,
+            cached_tokens=last.stats.num_cached_tokens,
             completion_tokens=num_tokens,
             time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
             elapsed_seconds=last.stats.elapsed_seconds,

@@ -57,7 +57,9 @@ def measure_perplexity(
         raise InvalidParameterError(
             f"the text has {len(token_ids)} tokens; one window takes {context}. Give a longer text or a smaller context"
         )
-    crush = replace(settings, kv_cache_tokens=context, max_num_seqs=1, max_num_batched_tokens=context)
+    crush = replace(
+        settings, kv_cache_tokens=context, max_num_seqs=1, max_num_batched_tokens=context, prefix_cache=False
+    )
     built = build_engine(loaded, crush, max_context=context)
     blocks = np.arange(built.cache.num_blocks, dtype=np.int32)[None]
     half = context // 2

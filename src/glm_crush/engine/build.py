@@ -15,6 +15,7 @@ from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores
 from glm_crush.engine.pacing import DecodePacer
+from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -87,11 +88,12 @@ def build_engine(
     def make_detokenizer(prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
         return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=prompt_token_ids)
 
+    pool = BlockPool(cache.num_blocks, _BLOCK_SIZE)
     eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
     grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
     engine = Engine(
         Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size),
-        Scheduler(limits, BlockPool(cache.num_blocks, _BLOCK_SIZE)),
+        Scheduler(limits, pool, PrefixCache(pool) if settings.prefix_cache else None),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
         grammars=grammars,

@@ -70,10 +70,12 @@ class Engine:
         *,
         request_id: str | None = None,
         priority: int = 0,
+        cache_salt: str = "",
     ) -> str:
         """Queue a request; its `n` replies draw from the seeds `seed`, `seed + 1`, ...
 
-        Lower `priority` goes first. Returns the request id, which its deltas carry; None = a random one.
+        Lower `priority` goes first; only requests of the same `cache_salt` share cached prefixes. Returns the request
+        id, which its deltas carry; None = a random one.
 
         Raises:
             InvalidParameterError: a token id is outside the vocabulary, or parameters contradict each other.
@@ -85,7 +87,7 @@ class Engine:
         request_id = request_id or f"req-{secrets.token_hex(8)}"
         if request_id in self._requests:
             raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
-        requests = self._make_requests(request_id, prompt_token_ids, params, priority)
+        requests = self._make_requests(request_id, prompt_token_ids, params, priority, cache_salt)
         self.scheduler.add(requests)
         self._requests[request_id] = requests
         return request_id
@@ -93,7 +95,7 @@ class Engine:
     def check_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Raises what `add_request` would, except for a full queue, and queues nothing."""
         self._check_alive()
-        self.scheduler.check(self._make_requests("check", prompt_token_ids, params, 0))
+        self.scheduler.check(self._make_requests("check", prompt_token_ids, params, 0, ""))
 
     def step(self) -> list[RequestDelta]:
         """Compute one step for the requests that the scheduler picks; returns what each of them gained.
@@ -155,7 +157,7 @@ class Engine:
             raise EngineError(str(self._failure)) from self._failure
 
     def _make_requests(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, priority: int
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, priority: int, salt: str
     ) -> list[Request]:
         check_prompt(prompt_token_ids, self._runner.vocab_size)
         check_sampling_params(params, self._runner.vocab_size)
@@ -175,6 +177,7 @@ class Engine:
                 index=index,
                 priority=priority,
                 arrival_time=arrival_time,
+                cache_salt=salt,
             )
             for index in range(params.n)
         ]
@@ -203,6 +206,9 @@ class Engine:
                 request.first_scheduled_time = now
                 metrics.num_started += 1
                 metrics.num_prompt_tokens += request.num_prompt_tokens
+                if request.cache_report is not None:
+                    metrics.prefix_cache_queries += request.num_prompt_tokens
+                    metrics.prefix_cache_hits += request.num_cached_tokens
                 metrics.queue_seconds += now - request.arrival_time
                 self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
 

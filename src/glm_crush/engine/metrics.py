@@ -20,6 +20,7 @@ class EngineMetrics:
         num_started, queue_seconds: replies that left the queue, and how long they had waited.
         num_first_tokens, time_to_first_token_seconds: replies with a first token, and the time to it.
         num_finished: replies by finish reason.
+        prefix_cache_queries, prefix_cache_hits: prompt tokens that were looked up in the prefix cache, and found.
     """
 
     num_steps: int = 0
@@ -32,4 +33,6 @@ class EngineMetrics:
     queue_seconds: float = 0.0
     num_first_tokens: int = 0
     time_to_first_token_seconds: float = 0.0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
     num_finished: dict[FinishReason, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from glm_crush.engine.prefix_cache import CacheReport
 from glm_crush.engine.request import Request
 from glm_crush.errors import EngineError
 from glm_crush.types import CompletionOutput, FinishReason, RequestOutput, TokenLogprobs, Usage
@@ -20,6 +21,8 @@ class RequestStats:
     """One finished reply in numbers; times in seconds since the request arrived.
 
     Attributes:
+        num_cached_tokens: prompt tokens that had been computed before.
+        cache_report: why it was not more; None without a prefix cache.
         queue_seconds: until its first step. time_to_first_token_seconds: None when there was no token.
     """
 
@@ -29,6 +32,8 @@ class RequestStats:
     queue_seconds: float | None
     time_to_first_token_seconds: float | None
     elapsed_seconds: float
+    num_cached_tokens: int = 0
+    cache_report: CacheReport | None = None
 
     @classmethod
     def of(cls, request: Request, now: float) -> RequestStats:
@@ -40,6 +45,8 @@ class RequestStats:
             queue_seconds=None if first is None else first - arrival,
             time_to_first_token_seconds=None if token is None else token - arrival,
             elapsed_seconds=now - arrival,
+            num_cached_tokens=request.num_cached_tokens,
+            cache_report=request.cache_report,
         )
 
 
@@ -117,6 +124,8 @@ class OutputCollector:
             usage=Usage(
                 prompt_tokens=len(self._prompt_token_ids),
                 completion_tokens=sum(len(reply.token_ids) for reply in self._replies),
+                # Of several replies the first may have computed what the others found.
+                cached_tokens=min((s.num_cached_tokens for s in stats), default=0),
             ),
             prompt_logprobs=self._prompt_logprobs,
             time_to_first_token_seconds=min(first_tokens, default=None),

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from enum import Enum, auto
 
+from glm_crush.engine.prefix_cache import CacheReport, Prefix
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
 __all__ = ["Request", "RequestStatus"]
@@ -35,21 +36,27 @@ class Request:
         seed: of the random stream, resolved; differs between the replies of one call.
         priority: lower goes first; equal priorities go in order of `arrival`.
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
+        prefix: how much of its tokens the prefix cache knows.
+        num_cached_tokens: prompt tokens that were found there at the first admission.
+        cache_report: why it was not more; None before that, and without a cache.
     """
 
     __slots__ = (
         "arrival",
         "arrival_time",
         "block_table",
+        "cache_report",
         "finish_reason",
         "first_scheduled_time",
         "first_token_time",
         "index",
         "max_tokens",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "params",
+        "prefix",
         "priority",
         "prompt_logprobs",
         "request_id",
@@ -71,6 +78,7 @@ class Request:
         index: int = 0,
         priority: int = 0,
         arrival_time: float = 0.0,
+        cache_salt: str = "",
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -86,6 +94,9 @@ class Request:
         self.status = RequestStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
+        self.prefix = Prefix(cache_salt.encode())
+        self.num_cached_tokens = 0
+        self.cache_report: CacheReport | None = None
         self.arrival = -1  # set by the scheduler: its place in the queue among equal priorities
         self.num_preemptions = 0
         self.arrival_time = arrival_time
@@ -105,6 +116,13 @@ class Request:
     def max_num_cached_tokens(self) -> int:
         """Cache entries at the very end; the last token of a reply is never computed."""
         return self.num_prompt_tokens + self.max_tokens - 1
+
+    @property
+    def num_skippable_tokens(self) -> int:
+        """Tokens that need no computing where cached; the last does, for its logits, and so does what is scored."""
+        if self.prompt_logprobs is None or len(self.prompt_logprobs) == self.num_prompt_tokens:
+            return len(self.token_ids) - 1
+        return len(self.prompt_logprobs) - 1
 
     @property
     def needs_single_steps(self) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.followers import Followers
+from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.errors import ContextLengthError, OverloadedError
 from glm_crush.types import FinishReason
@@ -81,10 +83,15 @@ class ScheduledBatch:
 
 
 class Scheduler:
-    """Owns the queues: first come, first served within a priority."""
+    """Owns the queues: first come, first served within a priority.
 
-    def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
+    Args:
+        prefix_cache: over the same pool; None = every request computes all of its tokens.
+    """
+
+    def __init__(self, limits: SchedulerLimits, pool: BlockPool, prefix_cache: PrefixCache | None = None) -> None:
         self.limits = limits
+        self.prefix_cache = prefix_cache
         self.waiting: list[Request] = []  # both lists are sorted by Request.order
         self.running: list[Request] = []
         self._pool = pool
@@ -144,6 +151,8 @@ class Scheduler:
         the pool and moves requests between the queues. Where all requests decode and nobody waits, the step may draw
         up to `max_decode_steps` tokens for each.
         """
+        for request in self.running:
+            self._store_prefix(request)
         scheduled, preempted, budget_left = self._extend_running()
         if not preempted:
             self._admit_waiting(scheduled, budget_left)
@@ -178,6 +187,12 @@ class Scheduler:
         for request in self.running:
             assert request.num_computed_tokens <= len(request.block_table) * self._pool.block_size
             assert request.num_computed_tokens < request.num_tokens
+            if self.prefix_cache is not None:
+                known = self.prefix_cache.blocks(request.prefix)
+                assert request.block_table[: len(known)] == known
+                assert request.prefix.length <= request.num_computed_tokens
+        if self.prefix_cache is not None:
+            self.prefix_cache.check_integrity()
         self._pool.check_integrity(request.block_table for request in self.running)
 
     def _extend_running(self) -> tuple[list[ScheduledRequest], list[Request], int]:
@@ -204,23 +219,58 @@ class Scheduler:
         return scheduled, preempted, budget_left
 
     def _admit_waiting(self, scheduled: list[ScheduledRequest], budget_left: int) -> None:
-        """Start waiting requests in order; nobody overtakes the head of the queue."""
+        """Start waiting requests in order.
+
+        Nobody overtakes the head of the queue, except while it waits for a block that another request computes.
+        """
         # Requests that are further behind than the budget reached still want all of it.
         if len(scheduled) < len(self.running):
             return
-        while self.waiting and budget_left > 0 and len(self.running) < self.limits.max_num_seqs:
-            request = self.waiting[0]
-            # One block stays free for each running request, or the newcomer would be preempted right away.
-            blocks = self._pool.try_allocate(self._pool.num_blocks_for(request.num_tokens), keep_free=len(self.running))
+        followers = Followers(self.prefix_cache, self.running)
+        position = 0
+        while position < len(self.waiting) and budget_left > 0 and len(self.running) < self.limits.max_num_seqs:
+            if position == self.limits.max_num_seqs:
+                return  # so many wait for blocks being computed that looking further would cost more than it gains
+            request = self.waiting[position]
+            if followers.must_wait(request):
+                position += 1
+                continue
+            blocks = self._take_blocks(request)
             if blocks is None:
                 return
-            del self.waiting[0]
-            request.block_table = blocks
-            request.status = RequestStatus.RUNNING
-            insort(self.running, request, key=_ORDER)
-            num_tokens = self._chunk(request, request.num_tokens, budget_left)
+            del self.waiting[position]
+            self._start(request, blocks)
+            followers.add(request)
+            num_tokens = self._chunk(request, request.num_tokens - request.num_computed_tokens, budget_left)
             budget_left -= num_tokens
             scheduled.append(_part_of_step(request, num_tokens))
+
+    def _take_blocks(self, request: Request) -> list[int] | None:
+        """A table for all of the request's tokens, cached blocks first; None if there are too few blocks."""
+        # One block stays free for each running request, or the newcomer would be preempted right away.
+        keep_free = len(self.running)
+        num_missing = self._pool.num_blocks_for(request.num_tokens) - request.prefix.length // self._pool.block_size
+        if num_missing + keep_free > self._pool.num_free:
+            return None
+        cached = [] if self.prefix_cache is None else self.prefix_cache.blocks(request.prefix)
+        self._pool.share(cached)
+        blocks = self._pool.try_allocate(num_missing, keep_free=keep_free)
+        if blocks is None:
+            self._pool.release(cached)
+            return None
+        return cached + blocks
+
+    def _start(self, request: Request, blocks: list[int]) -> None:
+        """Move a request that is out of the queue to the running ones."""
+        request.block_table = blocks
+        request.num_computed_tokens = request.prefix.length
+        request.status = RequestStatus.RUNNING
+        insort(self.running, request, key=_ORDER)
+        if self.prefix_cache is not None and request.cache_report is None:
+            request.num_cached_tokens = request.num_computed_tokens
+            request.cache_report = self.prefix_cache.report(
+                request.prefix, request.token_ids, request.num_skippable_tokens
+            )
 
     def _reserve_decode_steps(self, scheduled: list[ScheduledRequest], max_steps: int) -> int:
         """How many tokens all of them can draw one after the other; takes the blocks for them."""
@@ -267,10 +317,20 @@ class Scheduler:
         return True
 
     def _release(self, request: Request) -> None:
-        """Give back the blocks; what was computed is lost and will be computed again on resume."""
+        """Give back the blocks; what is lost of them until the request resumes will be computed again."""
+        self._store_prefix(request)
         self._pool.release(request.block_table)
         request.block_table = []
         request.num_computed_tokens = 0
+
+    def _store_prefix(self, request: Request) -> None:
+        """Let others use the blocks that have been filled."""
+        # Steps of a decode run beyond the token that ended the reply have computed tokens that are not there.
+        num_filled = min(request.num_computed_tokens, len(request.token_ids))
+        if self.prefix_cache is not None and num_filled - request.prefix.length >= self._pool.block_size:
+            request.block_table = self.prefix_cache.store(
+                request.prefix, request.token_ids, request.block_table, num_filled
+            )
 
     def _check_possible(self, request: Request) -> None:
         wanted = request.num_prompt_tokens + request.max_tokens
