@@ -12,6 +12,7 @@ import pytest
 from glm_crush.cli.roofline import measure_bandwidth
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.weights.packed_file import PackedFile
+from tests.weights.web_server import serving
 
 pytestmark = pytest.mark.requirement("M6")
 
@@ -54,6 +55,15 @@ def test_removing_a_model_removes_its_packed_weights_but_not_those_of_others(
     assert packed[0].exists()
     glm("rm", "two")
     assert not packed[0].exists()
+
+
+def test_only_what_no_copy_shares_is_said_to_be_freed(glm: Glm) -> None:
+    with serving() as web:
+        web.file("/tiny.gguf", b"GGUF" + bytes(2044))
+        glm("pull", f"{web.url}/tiny.gguf", "--name", "one")
+    glm("cp", "one", "two")
+    assert "(0 B freed)" in glm("rm", "one").stderr
+    assert "(2 KiB freed)" in glm("rm", "two").stderr
 
 
 def test_an_unknown_name_names_the_nearest(glm: Glm, tiny_llama: Path) -> None:

@@ -75,14 +75,18 @@ def test_a_registered_path_that_is_gone_says_so(store: ModelStore, tmp_path: Pat
         store.resolve("x")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(store: ModelStore) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest(store: ModelStore, tmp_path: Path) -> None:
     pulled(store, "llama3:8b")
     with pytest.raises(ModelNotFoundError, match="did you mean llama3:8b"):
         store.resolve("lama3:8b")
     with pytest.raises(ModelNotFoundError, match="glm pull smollm2:135m"):
         store.resolve("smollm2:135m")
-    with pytest.raises(ModelNotFoundError, match="is not a GGUF file or a folder"):
-        store.resolve("./nothing.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"stored and no such path exists\. `glm list`"):
+        ModelStore(tmp_path / "empty").resolve("qqqqqqqq")
+    with pytest.raises(ModelNotFoundError, match=r"missing\.gguf does not exist"):
+        store.resolve("./missing.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"is not a GGUF file or a folder with config\.json"):
+        store.resolve(str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="did you mean smollm2:135m"):
         store.pull("smolm2:135")
 

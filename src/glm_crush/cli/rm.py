@@ -24,14 +24,21 @@ def rm(
     settings = settings_from(ctx)
     store = open_store(settings)
     for name in names:
-        packed = _packed_files(settings.store.home / "packed", store.show(name).path)
-        removed = store.remove(name)
+        model = store.show(name)
+        packed = _packed_files(settings.store.home / "packed", model.path)
+        freed = 0 if model.linked else _bytes_of_its_own(model.path)
+        store.remove(name)
         shared = {file for model in store.list() for file in _packed_files(settings.store.home / "packed", model.path)}
-        freed = 0 if removed.linked else removed.bytes
         for file in packed - shared:
             freed += file.stat().st_size
             file.unlink()
         standard_error().print(f"[green]removed[/] {escape(name)} [dim]({format_bytes(freed)} freed)[/]")
+
+
+def _bytes_of_its_own(path: Path) -> int:
+    """Size of a pulled model's files that no copy shares (`glm cp` makes hard links)."""
+    states = [file.stat() for file in (path if path.is_dir() else path.parent).rglob("*") if file.is_file()]
+    return sum(state.st_size for state in states if state.st_nlink == 1)
 
 
 def _packed_files(cache_dir: Path, model: Path) -> set[Path]:

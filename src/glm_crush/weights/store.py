@@ -77,7 +77,8 @@ class ModelStore:
         if _is_model_path(path):
             return path
         if name_or_path.startswith(("/", "./", "../", "~")) or path.suffix in (".gguf", ".safetensors", ".glm"):
-            raise ModelNotFoundError(f"{path} is not a GGUF file or a folder with config.json")
+            what = "is not a GGUF file or a folder with config.json" if path.exists() else "does not exist"
+            raise ModelNotFoundError(f"{path} {what}")
         model = self.show(name_or_path)
         if not model.path.exists():
             raise ModelNotFoundError(
@@ -194,7 +195,7 @@ class ModelStore:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or stored[:5]
         if name in ALIASES:
             return ModelNotFoundError(f"{name} is not on this machine yet; fetch it with `glm pull {name}`")
-        meant = f"; did you mean {', '.join(near)}?" if near else ""
+        meant = f"; did you mean {', '.join(near)}?" if near else "."
         return ModelNotFoundError(
             f"no model {name!r} is stored and no such path exists{meant} "
             "`glm list` shows the stored models; `glm pull` takes pypi:, hf:, http(s):// or a path"
