@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 from glm_crush.errors import InvalidParameterError
 
 __all__ = [
+    "CacheReport",
     "CompletionOutput",
     "FinishReason",
     "Message",
@@ -216,9 +217,31 @@ class Usage:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """How much of a prompt was found in the prefix cache, and why it was not more.
+
+    Attributes:
+        num_cached_tokens: found. position: of the first token that differs or was not found.
+        reason: "complete" (nothing was missing), "new" (nobody had gone on from here), "diverged" (others had gone on,
+            with another token at `position`) or "evicted" (the block had been cached, and gave way to others).
+        prompt_token_id, cached_token_id: where "diverged": the token at `position`, and the cached one nearest to it.
+    """
+
+    num_cached_tokens: int
+    position: int
+    reason: Literal["complete", "new", "diverged", "evicted"]
+    prompt_token_id: int | None = None
+    cached_token_id: int | None = None
+
+
 @dataclass(frozen=True)
 class RequestOutput:
-    """What a request has produced: its prompt and one `CompletionOutput` per reply."""
+    """What a request has produced: its prompt and one `CompletionOutput` per reply.
+
+    Attributes:
+        cache_report: of the reply that found least; None until it ends, and without a prefix cache.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -227,3 +250,4 @@ class RequestOutput:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     time_to_first_token_seconds: float | None = None
     elapsed_seconds: float | None = None
+    cache_report: CacheReport | None = None

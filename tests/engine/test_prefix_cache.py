@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from glm_crush.engine.block_pool import BlockPool
-from glm_crush.engine.prefix_cache import CacheReport, Prefix, PrefixCache
+from glm_crush.engine.prefix_cache import Prefix, PrefixCache
+from glm_crush.types import CacheReport
 
 
 class Cache:

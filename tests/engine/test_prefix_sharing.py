@@ -10,7 +10,7 @@ from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request
 from glm_crush.engine.scheduler import Scheduler
-from glm_crush.types import SamplingParams
+from glm_crush.types import CacheReport, SamplingParams
 from tests.engine.scripted import greedy, make_engine, make_limits, run, run_deltas, sampled
 from tests.engine.test_scheduler import complete, step, summary
 
@@ -157,6 +157,7 @@ def test_several_replies_share_the_prompt_and_usage_counts_what_was_computed():
     engine = make_engine(prefix_cache=True, token_budget=128)
     [output] = run(engine, (PREFIX[:18], sampled(4, seed=1, n=3)))
     assert output.usage.cached_tokens == 0
+    assert output.cache_report == CacheReport(0, 0, "new")
     assert engine.metrics.num_computed_tokens == 18 + 2 * 2 + 3 * 3  # the prompt, two tails, replies
     assert [run(make_engine(), (PREFIX[:18], sampled(4, seed=1, n=3)))[0].outputs] == [output.outputs]
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from glm_crush.engine.prefix_cache import CacheReport
 from glm_crush.engine.request import Request
 from glm_crush.errors import EngineError
-from glm_crush.types import CompletionOutput, FinishReason, RequestOutput, TokenLogprobs, Usage
+from glm_crush.types import CacheReport, CompletionOutput, FinishReason, RequestOutput, TokenLogprobs, Usage
 
 __all__ = ["OutputCollector", "RequestDelta", "RequestStats"]
 
@@ -116,6 +115,8 @@ class OutputCollector:
     def output(self) -> RequestOutput:
         """Everything so far."""
         stats = [reply.last.stats for reply in self._replies if reply.last is not None and reply.last.stats is not None]
+        # Of several replies the first may have computed what the others found.
+        least = min(stats, key=lambda s: s.num_cached_tokens, default=None)
         first_tokens = [s.time_to_first_token_seconds for s in stats if s.time_to_first_token_seconds is not None]
         return RequestOutput(
             request_id=self.request_id,
@@ -124,12 +125,12 @@ class OutputCollector:
             usage=Usage(
                 prompt_tokens=len(self._prompt_token_ids),
                 completion_tokens=sum(len(reply.token_ids) for reply in self._replies),
-                # Of several replies the first may have computed what the others found.
-                cached_tokens=min((s.num_cached_tokens for s in stats), default=0),
+                cached_tokens=0 if least is None else least.num_cached_tokens,
             ),
             prompt_logprobs=self._prompt_logprobs,
             time_to_first_token_seconds=min(first_tokens, default=None),
             elapsed_seconds=max((s.elapsed_seconds for s in stats), default=None),
+            cache_report=None if least is None else least.cache_report,
         )
 
 

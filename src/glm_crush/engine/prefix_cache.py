@@ -11,15 +11,12 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 from glm_crush.engine.block_pool import BlockPool
+from glm_crush.types import CacheReport
 
-__all__ = ["CacheReport", "CachedBlock", "MissReason", "Prefix", "PrefixCache"]
-
-MissReason = Literal["complete", "new", "diverged", "evicted"]
+__all__ = ["CachedBlock", "Prefix", "PrefixCache"]
 
 _TOKEN_BYTES = array("i").itemsize
 # Blocks whose tokens are cut out at a time: a lookup that fails at once must not copy a long prompt.
@@ -67,24 +64,6 @@ class Prefix:
     def length(self) -> int:
         """Tokens, a multiple of the block size."""
         return 0 if self.node is None else self.node.length
-
-
-@dataclass(frozen=True, slots=True)
-class CacheReport:
-    """Where a lookup ended and why.
-
-    Attributes:
-        num_cached_tokens: found. position: of the first token that differs or was not found.
-        reason: "complete" (nothing was missing), "new" (nobody had gone on from here), "diverged" (others had gone on,
-            with another token at `position`) or "evicted" (the block had been cached, and gave way to others).
-        prompt_token_id, cached_token_id: where "diverged": the token at `position`, and the cached one nearest to it.
-    """
-
-    num_cached_tokens: int
-    position: int
-    reason: MissReason
-    prompt_token_id: int | None = None
-    cached_token_id: int | None = None
 
 
 class PrefixCache:

@@ -10,8 +10,8 @@ from array import array
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from glm_crush.engine.prefix_cache import CacheReport, Prefix
-from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
+from glm_crush.engine.prefix_cache import Prefix
+from glm_crush.types import CacheReport, FinishReason, SamplingParams, TokenLogprobs
 
 __all__ = ["Request", "RequestStatus"]
 
