@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glm_crush.llm import LLM
-    from glm_crush.types import Message, RequestOutput, SamplingParams
+    from glm_crush.types import Message, RequestOutput, SamplingParams, StructuredOutput
 
-__all__ = ["LLM", "Message", "RequestOutput", "SamplingParams"]
+__all__ = ["LLM", "Message", "RequestOutput", "SamplingParams", "StructuredOutput"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"LLM": "glm_crush.llm"} | dict.fromkeys(("Message", "RequestOutput", "SamplingParams"), "glm_crush.types")
+_HOMES = {"LLM": "glm_crush.llm"} | {name: "glm_crush.types" for name in __all__ if name != "LLM"}
 
 
 def __getattr__(name: str) -> Any:

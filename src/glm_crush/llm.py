@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from glm_crush.chat.prompt_codec import PromptCodec
+from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import load_settings
 from glm_crush.engine.build import MakeExecutor, build_engine
 from glm_crush.engine.metrics import EngineMetrics
@@ -88,6 +89,7 @@ class LLM:
             weight_format=settings.crush.weight_format,
         )
         self.codec = PromptCodec.for_model(self.loaded)
+        self._replies = ReplyFormat(self.codec)
         self.default_params = sampling_defaults(self.loaded.generation_config)
         built = build_engine(
             self.loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
@@ -141,7 +143,7 @@ class LLM:
 
         Args:
             messages: in the OpenAI shape.
-            params: None = the model's own.
+            params: None = the model's own. What `structured` says begins after the reasoning, if there is any.
             tools: function descriptions in the OpenAI shape.
             **template_kwargs: switches of the chat template, such as `enable_thinking`.
 
@@ -151,7 +153,7 @@ class LLM:
             EngineError: the engine stopped.
         """
         prompt = self.codec.render(messages, tools=tools, **template_kwargs)
-        return self._engine.run([(prompt, params or self.default_params)])[0]
+        return self._engine.run([(prompt, self._replies.held(prompt, params or self.default_params))])[0]
 
     def stream(
         self,
@@ -170,6 +172,7 @@ class LLM:
             token_ids: Sequence[int] = self.codec.render(
                 cast("Sequence[Message]", prompt), tools=tools, **template_kwargs
             )
+            params = self._replies.held(token_ids, params)
         else:
             token_ids = self._encode(cast("Prompt", prompt))
         return self._engine.stream(token_ids, params)

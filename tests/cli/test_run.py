@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from glm_crush.errors import ConfigError, InvalidParameterError
+from glm_crush.errors import ConfigError, GlmError, InvalidParameterError
 
 Glm = Callable[..., Any]
 TEXT = "the quick brown fox jumps over the lazy dog " * 40
@@ -61,6 +61,23 @@ def test_no_prompt_is_misuse_and_a_bad_value_names_its_parameter(glm: Glm, tiny_
     assert glm("run", str(tiny_llama), "x", "--raw", "--system", "y", check=False).exit_code == 2
     with pytest.raises(InvalidParameterError, match="top_p is 2"):
         glm("run", str(tiny_llama), "hello", "--top-p", "2")
+
+
+def test_an_answer_can_be_held_to_a_schema(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": ["red", "green"]}')
+    for options in ((), ("--raw",), ("--no-stream",)):
+        answer = glm("run", str(tiny_llama), "hi", "--json-schema", str(schema), "--max-tokens", "12", *options).stdout
+        assert json.loads(answer) in ("red", "green")
+
+
+@pytest.mark.parametrize(("text", "problem"), [("{", "not JSON"), ("[1]", "give a JSON schema")])
+def test_a_file_without_a_schema_is_refused(
+    glm: Glm, tiny_llama: Path, tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "schema.json").write_text(text)
+    with pytest.raises(GlmError, match=problem):
+        glm("run", str(tiny_llama), "hi", "--json-schema", str(tmp_path / "schema.json"))
 
 
 def test_bench_prints_one_json_object_with_these_keys(glm: Glm, tiny_llama: Path) -> None:

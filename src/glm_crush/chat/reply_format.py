@@ -17,7 +17,7 @@ from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.tool_grammar import answer_or_call_grammar, call_grammar
 from glm_crush.chat.tool_schema import ToolSchema
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
-from glm_crush.types import Message, StructuredOutput
+from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ReplyFormat", "ReplyWish"]
 
@@ -114,6 +114,12 @@ class ReplyFormat:
         begins = {"reasoning": "after_reasoning", "open": "open", "answer": "now"}
         think = (self.markers.ids["think"], self.markers.ids["/think"])
         return replace(grammar, begins=begins[self.start_state(prompt_token_ids)], think_token_ids=think)
+
+    def held(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """The parameters of a reply to a conversation: what it is held to begins after its reasoning."""
+        if params.structured is None or params.structured.begins != "now":
+            return params
+        return replace(params, structured=self.after_reasoning(prompt_token_ids, params.structured))
 
     def needs_parser(self, wish: ReplyWish) -> bool:
         """Whether a reply can be anything but its text."""

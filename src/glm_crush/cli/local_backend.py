@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.cli.backend import ReplyStats, Turn
 from glm_crush.types import SamplingParams
 
@@ -60,7 +61,10 @@ class LocalBackend:
         prompt = self._encode(turn)
         num_tokens = 0
         last = None
-        deltas = cast("Generator[RequestDelta, None, None]", self._model.engine.stream(prompt, turn.params))
+        params = turn.params
+        if params.structured is not None and turn.raw_prompt is None:
+            params = ReplyFormat(self._model.codec).held(prompt, params)
+        deltas = cast("Generator[RequestDelta, None, None]", self._model.engine.stream(prompt, params))
         try:
             for delta in deltas:
                 num_tokens += len(delta.token_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from glm_crush.cli.backend import ReplyStats, Turn
     from glm_crush.cli.local_backend import LocalBackend
     from glm_crush.config import Settings
+    from glm_crush.types import StructuredOutput
 
 __all__ = ["run"]
 
@@ -44,6 +46,14 @@ def run(
     stop: StopOption = None,
     think: Annotated[
         bool | None, typer.Option("--think/--no-think", help="Let the model reason first, where its template can.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None,
+        typer.Option(
+            "--json-schema",
+            metavar="FILE",
+            help="Answer with JSON that this schema accepts; no reasoning unless --think.",
+        ),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is made.")] = True,
@@ -71,12 +81,36 @@ def run(
             seed=seed,
             max_tokens=max_tokens,
             stop=stop,
+            structured=None if json_schema is None else _schema_in(json_schema),
         )
+        if json_schema is not None and think is None:
+            think = False
         turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think)
         if as_json or not stream:
             _print_whole(backend, turn, as_json=as_json, verbose=verbose, load_seconds=model.load_seconds)
         else:
             _print_stream(backend, turn, verbose=verbose, load_seconds=model.load_seconds)
+
+
+def _schema_in(path: Path) -> StructuredOutput:
+    """The form that a schema file asks for.
+
+    Raises:
+        GlmError: the file cannot be read or holds no JSON object.
+    """
+    import json
+
+    from glm_crush.cli.models import read_text
+    from glm_crush.errors import GlmError
+    from glm_crush.types import StructuredOutput
+
+    try:
+        schema = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise GlmError(f"{path}: not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise GlmError(f"{path}: holds {schema!r:.60}; give a JSON schema, which is an object")
+    return StructuredOutput.json_schema(schema)
 
 
 def _model_and_prompt(words: list[str], settings: Settings) -> tuple[str, str]:
