@@ -56,6 +56,12 @@ def test_verbose_shows_rates_on_standard_error(glm: Glm, tiny_llama: Path) -> No
     assert "eval rate" not in result.stdout
 
 
+def test_a_model_alone_is_no_prompt(glm: Glm, tiny_llama: Path) -> None:
+    result = glm("run", str(tiny_llama), check=False)
+    assert result.exit_code == 2
+    assert "glm chat" in result.stderr
+
+
 def test_no_prompt_is_misuse_and_a_bad_value_names_its_parameter(glm: Glm, tiny_llama: Path) -> None:
     assert glm("run", check=False).exit_code == 2
     assert glm("run", str(tiny_llama), "x", "--raw", "--system", "y", check=False).exit_code == 2

@@ -43,6 +43,15 @@ def test_show_tells_origin_type_and_template(glm: Glm, tiny_llama: Path) -> None
     assert glm("show", "tiny", "--template").output.strip() == shown["chat_template"].strip()
 
 
+def test_show_tells_the_same_of_a_packed_file(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:
+    glm("quantize", str(tiny_llama), "--format", "q4", "--output", str(tmp_path / "tiny.glm"))
+    glm("pull", str(tmp_path / "tiny.glm"), "--name", "packed")
+    glm("pull", str(tiny_llama), "--name", "plain")
+    packed, plain = (json.loads(glm("show", name, "--json").output) for name in ("packed", "plain"))
+    for key in ("model_type", "generation_config", "chat_template"):
+        assert packed[key] == plain[key]
+
+
 def test_removing_a_model_removes_its_packed_weights_but_not_those_of_others(
     glm: Glm, tiny_llama: Path, glm_home: Path
 ) -> None:

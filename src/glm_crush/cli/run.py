@@ -125,7 +125,7 @@ def _model_and_prompt(words: list[str], settings: Settings) -> tuple[str, str]:
     match words:
         case [model, *prompt] if prompt:
             text = " ".join(prompt)
-        case [only] if piped and is_model(settings, only):
+        case [only] if is_model(settings, only):
             model, text = only, ""
         case [only]:
             model, text = settings.model.name, only
@@ -133,7 +133,8 @@ def _model_and_prompt(words: list[str], settings: Settings) -> tuple[str, str]:
             model, text = settings.model.name, ""
     prompt_text = f"{text}\n\n{piped}" if text and piped else text or piped
     if not prompt_text.strip():
-        raise typer.BadParameter('give a prompt: glm run "Why is the sky blue?" (or glm chat)', param_hint="PROMPT")
+        chat = f"glm chat {words[0]}" if len(words) == 1 and words[0].strip() else "glm chat"
+        raise typer.BadParameter(f'give a prompt: glm run "Why is the sky blue?" (or {chat})', param_hint="PROMPT")
     return model, prompt_text
 
 

@@ -27,10 +27,12 @@ def show(
     from glm_crush.cli.models import open_store, stored_as_json
     from glm_crush.errors import TemplateError
     from glm_crush.weights.checkpoint import open_checkpoint
+    from glm_crush.weights.packed_file import PackedFile
 
     store = open_store(settings_from(ctx))
     model = store.show(name)
-    checkpoint = open_checkpoint(store.resolve(name))
+    path = store.resolve(name)
+    checkpoint = PackedFile.open(path).header if path.suffix == ".glm" else open_checkpoint(path)
     if template:
         if checkpoint.chat_template is None:
             raise TemplateError(f"{name} has no chat template")
