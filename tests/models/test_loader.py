@@ -141,6 +141,15 @@ def test_a_packed_file_given_by_path_is_not_replaced(tmp_path: Path) -> None:
     assert broken.exists()
 
 
+def test_a_packed_file_has_one_weight_format(tmp_path: Path) -> None:
+    load_model(tiny_checkpoint("llama", tmp_path), cache_dir=tmp_path, weight_format="q4")
+    (packed,) = packed_files(tmp_path)
+    for weight_format in ("auto", "q4"):
+        assert load_model(packed, cache_dir=tmp_path, weight_format=weight_format).packed.path == packed
+    with pytest.raises(ConfigError, match=r"weight_format is 'q8' and .* was packed as 'q4'; leave it at 'auto'"):
+        load_model(packed, cache_dir=tmp_path, weight_format="q8")
+
+
 def test_multi_token_prediction_weights_are_in_the_packed_file(tmp_path: Path) -> None:
     model = load_model(tiny_checkpoint("glm4_moe", tmp_path), cache_dir=tmp_path)
     assert model.packed.tensor("model.layers.3.eh_proj.weight").cols == 144

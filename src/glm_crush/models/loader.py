@@ -74,21 +74,28 @@ def load_model(
     """Loads a packed file, a Hugging Face folder or a GGUF file.
 
     Args:
-        path: what to load. A packed file is taken as it is.
+        path: what to load. A packed file is taken as it is, and has one weight format.
         cache_dir: folder of packed files.
-        weight_format: "auto" follows the checkpoint; or "q4", "q8", "bf16", "f32".
+        weight_format: "auto" follows what is there; or "q4", "q8", "bf16", "f32".
         progress: called with bytes packed so far and in all, while a checkpoint is packed.
 
     Raises:
         ModelNotFoundError, CheckpointError, UnsupportedModelError: the checkpoint cannot be used; names what is wrong.
         PackedFileError: `path` is a packed file that cannot be used, or the cache cannot be written.
-        ConfigError: an unknown weight format.
+        ConfigError: an unknown weight format, or one that the packed file `path` does not have.
     """
     path = Path(path)
-    if path.suffix == PACKED_SUFFIX:
-        return _open_packed(path, None)
     if weight_format not in WEIGHT_FORMATS:
         raise ConfigError(f"weight_format is {weight_format!r}; choose one of {', '.join(WEIGHT_FORMATS)}")
+    if path.suffix == PACKED_SUFFIX:
+        given = _open_packed(path, None)
+        has = given.packed.header.weight_format
+        if weight_format not in ("auto", has):
+            raise ConfigError(
+                f"weight_format is {weight_format!r} and {path} was packed as {has!r}; "
+                "leave it at 'auto', or load the model that the file was made from"
+            )
+        return given
     source = source_hash(checkpoint_files(path))
     target = packed_path(cache_dir, source, weight_format)
     cached = _open_cached(target, source)
