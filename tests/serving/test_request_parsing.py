@@ -82,3 +82,13 @@ def test_a_part_that_is_no_text_is_refused_as_such(part: dict[str, Any]) -> None
         "this model reads only text: send parts of type 'text'"
     )
     assert caught.value.parameter == "messages[0].content[1]"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("max_token", "did you mean max_tokens?"), ("temprature", "did you mean temperature?"), ("zz", "remove it")],
+)
+def test_a_misspelt_field_is_answered_with_the_nearest(name: str, remedy: str) -> None:
+    with pytest.raises(InvalidParameterError) as caught:
+        parse_request(CompletionRequest, json.dumps({"prompt": "x", name: 1}).encode())
+    assert str(caught.value) == f"{name} is not a parameter of this endpoint; {remedy}"

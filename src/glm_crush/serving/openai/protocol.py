@@ -7,6 +7,8 @@ accepted and any other value is a 400 that names them.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -174,17 +176,20 @@ def parse_request(request_class: type[Request], body: bytes) -> Request:
     except ValidationError as error:
         telling = ("extra_forbidden", "not_text")  # the others may only follow from these
         first = min(error.errors(include_url=False), key=lambda e: e["type"] not in telling)
-        raise _explain(first) from None
+        raise _explain(first, request_class.model_fields) from None
 
 
-def _explain(first: Any) -> RequestError:
+def _explain(first: Any, fields: Collection[str]) -> RequestError:
     location = _location(first["loc"])
     if first["type"] == "json_invalid":
         return RequestError(f"the body is not valid JSON: {first['ctx']['error']}")
     if not location:
         return RequestError("the body must be a JSON object")
     if first["type"] == "extra_forbidden":
-        message = f"{location} is not a parameter of this endpoint; remove it"
+        near = difflib.get_close_matches(location, fields, n=1)
+        message = (
+            f"{location} is not a parameter of this endpoint; {f'did you mean {near[0]}?' if near else 'remove it'}"
+        )
     elif first["type"] == "not_text":
         location += f"[{first['ctx']['index']}]"
         kind = first["ctx"]["kind"]
