@@ -21,10 +21,8 @@ EOS = [IDS["<|endoftext|>"], IDS["<|user|>"], IDS["<|observation|>"]]
 THINK = (IDS["<think>"], IDS["</think>"])
 
 
-def compiler() -> GrammarCompiler:
-    return GrammarCompiler(
-        lambda: json.dumps(glm_tokenizer_json()).encode(), vocab_size=GLM_VOCAB_SIZE, eos_token_ids=EOS
-    )
+def compiler(vocab_size: int = GLM_VOCAB_SIZE) -> GrammarCompiler:
+    return GrammarCompiler(lambda: json.dumps(glm_tokenizer_json()).encode(), vocab_size=vocab_size, eos_token_ids=EOS)
 
 
 COMPILER = compiler()

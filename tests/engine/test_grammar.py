@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from glm_crush.errors import EngineError, InvalidParameterError
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 from glm_crush.types import SamplingParams, StructuredOutput
 from tests.chat.glm_tokens import GLM_VOCAB_SIZE
-from tests.engine.grammar_models import COMPILER, IDS, THINK, TOKENIZER, engine, noise, reply, wants
+from tests.engine.grammar_models import COMPILER, IDS, THINK, TOKENIZER, compiler, engine, noise, reply, wants
 from tests.engine.scripted import ScriptedExecutor, make_engine, run
 
 pytestmark = pytest.mark.requirement("E2")
@@ -140,6 +141,15 @@ def test_a_grammar_that_cannot_be_enforced_is_refused_with_the_reason(structured
         engine().add_request([5], SamplingParams(structured=structured))
     assert re.match(problem.replace("[", r"\["), str(caught.value), re.DOTALL), str(caught.value)
     assert caught.value.parameter == "structured"
+
+
+@pytest.mark.parametrize("vocab_size", [283, 287, 288, 289, 320])
+def test_masks_fit_vocabularies_of_any_size(vocab_size: int) -> None:
+    state = compiler(vocab_size).start(StructuredOutput.choice(["b"]))
+    mask = np.full((vocab_size + 31) // 32, 0xFFFFFFFF, np.uint32)
+    state.fill(mask)
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+    assert np.flatnonzero(bits).tolist() == TOKENIZER.encode("b")
 
 
 def test_what_is_no_choice_or_no_json_is_refused() -> None:

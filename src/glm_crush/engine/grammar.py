@@ -80,9 +80,9 @@ class GrammarState:
             for token_id in self._eos_token_ids:
                 _clear(mask, token_id)
         elif self._phase in (_Phase.OPEN, _Phase.GRAMMAR):
-            allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
-            mask[: len(allowed)] = 0 if self._matcher.is_error() else allowed
-            mask[len(allowed) :] = 0
+            # One word more than ours where the vocabulary is a multiple of 32.
+            allowed = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: len(mask)]
+            mask[:] = 0 if self._matcher.is_error() else allowed
             if self._phase is _Phase.OPEN and self._structured.think_token_ids is not None:
                 _set(mask, self._structured.think_token_ids[0])
 
