@@ -88,6 +88,13 @@ def test_an_optional_string_is_a_string_with_sound_quotes(schema: Any) -> None:
     assert parse(call("f", s="10"), [with_defs]).arguments == [{"s": "10"}]
 
 
+def test_a_schema_that_refers_to_itself_over_and_over_is_read_at_once() -> None:
+    loop = {"anyOf": [{"$ref": "#/$defs/A"}] * 50}
+    tools = tool("f", s=loop)
+    tools["function"]["parameters"]["$defs"] = {"A": loop}
+    assert parse(call("f", s="10"), [tools]).arguments == [{"s": 10}]
+
+
 def test_an_array_is_not_closed_twice() -> None:
     tools = [tool("f", a={"anyOf": [{"type": "array"}, {"type": "null"}]})]
     assert parse(call("f", a="[1, [2]]"), tools, cuts=range(99)).calls == [["f", '{"a": [1, [2]]}']]

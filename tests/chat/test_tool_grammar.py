@@ -135,6 +135,14 @@ def test_keywords_that_cannot_be_enforced_do_not_stop_a_tool_from_being_called()
     assert reply(structured, wants(text), temperature=0.0).text == text
 
 
+@FORMS
+def test_a_strict_tool_with_such_a_keyword_is_refused(markers: ReplyMarkers) -> None:
+    odd = tool("f", ["n"], n={"type": "integer", "not": {"const": 3}})
+    odd["function"]["strict"] = True
+    with pytest.raises(InvalidParameterError, match="Unimplemented keys"):
+        reply(call_grammar(markers, tool_schemas([odd]), number="one"))
+
+
 def test_a_call_in_the_reasoning_begins_the_grammar() -> None:
     structured = replace(
         call_grammar(MARKERS, TOOLS, number="one"),

@@ -59,6 +59,14 @@ def test_where_the_grammar_may_go_on_any_end_of_text_token_ends_it() -> None:
     assert (output.text, output.token_ids[-1], output.finish_reason) == ("abab", IDS["<|user|>"], "stop")
 
 
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|user|>", "<|observation|>"])
+def test_each_end_of_text_token_of_a_model_ends_a_free_reply(end: str) -> None:
+    output = run(engine(wants(f"Hello{end}made up")), ([5], SamplingParams(temperature=0.0, max_tokens=60)))[0].outputs[
+        0
+    ]
+    assert (output.text, output.finish_reason) == ("Hello", "stop")
+
+
 def test_the_reasoning_is_free_and_the_grammar_holds_after_it() -> None:
     structured = StructuredOutput(kind="regex", grammar="yes|no", begins="after_reasoning", think_token_ids=THINK)
     assert reply(structured, wants("Hm, so. </think>maybe"), temperature=0.0).text[:16] == "Hm, so. </think>"
@@ -141,6 +149,17 @@ def test_a_grammar_that_cannot_be_enforced_is_refused_with_the_reason(structured
         engine().add_request([5], SamplingParams(structured=structured))
     assert re.match(problem.replace("[", r"\["), str(caught.value), re.DOTALL), str(caught.value)
     assert caught.value.parameter == "structured"
+
+
+def test_a_grammar_is_compiled_once_while_it_is_in_use() -> None:
+    subject = compiler()
+    structured = StructuredOutput.regex("a{1,5}")
+    first, second = subject.start(structured), subject.start(structured)
+    first.accept(TOKENIZER.encode("a")[0])
+    assert first._compiled is second._compiled
+    for number in range(100):
+        subject.check(StructuredOutput.regex(f"b{{{number + 1}}}"))
+    assert len(subject._compiled) == 64
 
 
 @pytest.mark.parametrize("vocab_size", [283, 287, 288, 289, 320])

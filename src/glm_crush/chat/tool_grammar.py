@@ -69,7 +69,7 @@ def json_call_schema(tools: Mapping[str, ToolSchema]) -> dict[str, Any]:
         }
         for number, tool in enumerate(tools.values())
     ]
-    return styled_schema({"anyOf": arms}, lenient=True)
+    return styled_schema({"anyOf": arms}, lenient=not any(tool.strict for tool in tools.values()))
 
 
 def styled_schema(schema: Mapping[str, Any], *, lenient: bool) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _value(schema: Any, tool: ToolSchema, key: str) -> str:
     if not tool.is_string(key):
         definitions = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
         inner = {"anyOf": [{}]} if schema is True else dict(schema)
-        return f"%json {json.dumps(styled_schema({**definitions, **inner}, lenient=True))}"
+        return f"%json {json.dumps(styled_schema({**definitions, **inner}, lenient=not tool.strict))}"
     choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
     if choices and all(isinstance(choice, str) and choice for choice in choices):
         return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)

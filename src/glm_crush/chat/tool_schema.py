@@ -16,7 +16,6 @@ from glm_crush.errors import InvalidParameterError
 __all__ = ["ToolSchema", "takes_string", "tool_schemas"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_MAX_REFERENCES = 32
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,12 @@ class ToolSchema:
 
     Attributes:
         parameters: the JSON schema of its arguments, an object's.
+        strict: a schema with a keyword that cannot be enforced is refused; else that keyword is ignored.
     """
 
     name: str
     parameters: Mapping[str, Any]
+    strict: bool = False
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -52,11 +53,12 @@ def takes_string(schema: object, root: Mapping[str, Any]) -> bool:
 
     `root` is the whole schema, for `$ref`.
     """
-    return _takes_string(schema, root, _MAX_REFERENCES)
+    return _takes_string(schema, root, set())
 
 
-def _takes_string(schema: object, root: Mapping[str, Any], depth: int) -> bool:
-    if not isinstance(schema, Mapping) or depth == 0:
+def _takes_string(schema: object, root: Mapping[str, Any], followed: set[str]) -> bool:
+    """Each reference is followed once: schemas may refer to themselves, many times over."""
+    if not isinstance(schema, Mapping):
         return False
     kinds = schema.get("type")
     if kinds is not None:
@@ -65,10 +67,14 @@ def _takes_string(schema: object, root: Mapping[str, Any], depth: int) -> bool:
         return any(isinstance(value, str) for value in schema["enum"])
     if "const" in schema:
         return isinstance(schema["const"], str)
-    if isinstance(schema.get("$ref"), str):
-        return _takes_string(_resolve(schema["$ref"], root), root, depth - 1)
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference in followed:
+            return False
+        followed.add(reference)
+        return _takes_string(_resolve(reference, root), root, followed)
     arms = [arm for key in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(key), list) for arm in schema[key]]
-    return any(_takes_string(arm, root, depth - 1) for arm in arms)
+    return any(_takes_string(arm, root, followed) for arm in arms)
 
 
 def _resolve(reference: str, root: Mapping[str, Any]) -> object:
@@ -99,7 +105,7 @@ def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, ToolSchema]:
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise _error(f"{where}.function.parameters", f"is {parameters!r:.80}; give a JSON schema object")
-        declared[name] = ToolSchema(name, parameters or {})
+        declared[name] = ToolSchema(name, parameters or {}, strict=function.get("strict") is True)
     return declared
 
 

@@ -143,18 +143,21 @@ class GrammarCompiler:
     def _compile(self, structured: StructuredOutput) -> LLMatcher:
         key = (structured.kind, structured.grammar)
         with self._lock:
-            if key in self._compiled:
-                self._compiled.move_to_end(key)
-                return self._compiled[key]
             if self._tokenizer is None:
                 self._tokenizer = self._load_tokenizer()
-            matcher = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0)
-            if matcher.is_error():
-                raise _refusal(structured.kind, matcher.get_error())
-            self._compiled[key] = matcher
+            compiled = self._compiled.get(key)
+            if compiled is not None:
+                self._compiled.move_to_end(key)
+                return compiled
+        # Outside the lock: nobody who has a grammar ready waits for another's.
+        compiled = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0)
+        if compiled.is_error():
+            raise _refusal(structured.kind, compiled.get_error())
+        with self._lock:
+            self._compiled[key] = compiled
             if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
-            return matcher
+        return compiled
 
     def _load_tokenizer(self) -> LLTokenizer:
         # GLM's tags are added tokens that are not special: as such they could come up inside a string.
