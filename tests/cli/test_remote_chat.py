@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from glm_crush.cli.backend import Turn
-from glm_crush.cli.remote_backend import RemoteBackend
+from glm_crush.cli.remote_backend import ReasoningTags, RemoteBackend
 from glm_crush.cli.reply_view import collect_reply
 from glm_crush.errors import EngineError, GlmError, ModelNotFoundError, OverloadedError, RequestError
 from glm_crush.types import SamplingParams
@@ -87,3 +87,16 @@ def test_an_error_in_the_middle_of_a_reply_is_not_its_end(start_server: Start, s
 
 def test_the_verb_talks_to_the_server(start_server: Start, glm: Any) -> None:
     assert glm("chat", "--url", start_server().url, stdin="Hi\n/bye\n").stdout == "Hello\n"
+
+
+@pytest.mark.parametrize("names", [("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")])
+def test_reasoning_in_its_own_field_is_shown_between_its_tags(names: tuple[str, ...]) -> None:
+    tags = ReasoningTags()
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    deltas += [dict.fromkeys(names, text) for text in ("Two ", "and two.")]
+    deltas += [{"content": "4"}, {"content": "."}]
+    assert "".join(tags.text(delta) for delta in deltas) == "<think>Two and two.</think>\n4."
+
+
+def test_without_reasoning_there_are_no_tags() -> None:
+    assert ReasoningTags().text({"content": "4"}) == "4"

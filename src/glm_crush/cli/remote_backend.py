@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,30 @@ from glm_crush.types import SamplingParams
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["RemoteBackend"]
+__all__ = ["ReasoningTags", "RemoteBackend"]
 
 _CONNECT_SECONDS, _SILENCE_SECONDS = 10.0, 600.0
 # What OpenAI's own API knows; the rest is sent only if it was changed, since other servers may refuse it.
 _ALWAYS = ("temperature", "top_p", "max_tokens")
 _NEVER = ("n", "logprobs", "prompt_logprobs", "skip_special_tokens")
+
+
+class ReasoningTags:
+    """Puts reasoning, which servers send in a field of its own, between the tags that models write it in."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def text(self, delta: Mapping[str, Any]) -> str:
+        """The text of one delta."""
+        # Some servers send the one name, some the other, some both.
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        content = delta.get("content") or ""
+        opening = "<think>" if reasoning and not self._open else ""
+        self._open = self._open or bool(reasoning)
+        closing = "</think>\n" if content and self._open else ""
+        self._open = self._open and not closing
+        return f"{opening}{reasoning}{closing}{content}"
 
 
 class RemoteBackend:
@@ -60,6 +78,7 @@ class RemoteBackend:
         started = time.perf_counter()
         first: float | None = None
         usage: dict[str, Any] = {}
+        tagged = ReasoningTags()
         reason = None
         path = "chat/completions" if turn.raw_prompt is None else "completions"
         try:
@@ -70,7 +89,7 @@ class RemoteBackend:
                 for event in _events(response):
                     usage = event.get("usage") or usage
                     for choice in event["choices"]:
-                        text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+                        text = choice.get("text") or tagged.text(choice.get("delta") or {})
                         reason = choice.get("finish_reason") or reason
                         if text:
                             first = first or time.perf_counter()
