@@ -177,6 +177,30 @@ def test_the_calls_and_results_of_a_conversation_can_be_sent_back(api: Api) -> N
         assert again.usage.completion_tokens > 0
 
 
+def test_each_of_several_replies_has_its_own_calls_and_every_token_its_logprob(api: Api) -> None:
+    options: dict[str, Any] = {
+        "tools": [FLAG],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "n": 2,
+        "logprobs": True,
+        "extra_body": NO_THINKING,
+    }
+    whole = chat(api, "glm47", **options)
+    calls = [choice.message.tool_calls[0] for choice in whole.choices]
+    assert calls[0].id != calls[1].id
+    assert sum(len(choice.logprobs.content) for choice in whole.choices) == whole.usage.completion_tokens
+    streamed = {0: "", 1: ""}
+    num_logprobs = 0
+    for chunk in chat(api, "glm47", stream=True, **options):
+        [choice] = chunk.choices
+        num_logprobs += len(choice.logprobs.content) if choice.logprobs else 0
+        for call in choice.delta.tool_calls or []:
+            streamed[choice.index] += call.function.arguments
+    assert list(streamed.values()) == [call.function.arguments for call in calls]
+    assert num_logprobs == whole.usage.completion_tokens
+
+
 def test_with_thinking_on_the_reasoning_is_its_own_field_and_counted(api: Api) -> None:
     whole = chat(api, "glm47", max_completion_tokens=20, extra_body={"ignore_eos": True})
     message = whole.choices[0].message
