@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
 
-from glm_crush.engine.machine import available_memory_bytes, physical_cores
+from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
 from glm_crush.errors import ConfigError
 
 
@@ -84,3 +85,25 @@ def test_threads_of_one_core_count_once_and_the_quota_limits(tmp_path, cpus, fil
 
 def test_without_topology_each_cpu_is_a_core(tmp_path):
     assert physical_cores(tmp_path, [0, 1, 2]) == 3
+
+
+@pytest.mark.requirement("N7")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library than glibc")
+def test_memory_that_was_freed_below_memory_in_use_goes_back_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    blocks = [libc.malloc(60_000) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 60_000)
+    for block in blocks[:-1]:
+        libc.free(block)
+    before = anonymous_bytes()
+    release_free_memory()
+    assert before - anonymous_bytes() > 30_000_000
+    libc.free(blocks[-1])
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024

@@ -13,7 +13,7 @@ from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
-from glm_crush.engine.machine import available_memory_bytes, physical_cores
+from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.reply import Detokenizer
@@ -99,6 +99,7 @@ def build_engine(
         grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
     )
+    release_free_memory()  # what loading took for a moment
     return BuiltEngine(engine, executor, cache, grammars)
 
 

@@ -5,13 +5,14 @@ Above: `build`, the command line. Below: the files in which Linux says so.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Collection
 from pathlib import Path
 
 from glm_crush.errors import ConfigError
 
-__all__ = ["available_memory_bytes", "physical_cores"]
+__all__ = ["available_memory_bytes", "physical_cores", "release_free_memory"]
 
 
 def physical_cores(root: Path = Path("/"), cpus: Collection[int] | None = None) -> int:
@@ -57,6 +58,16 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
             if limit is not None and usage is not None:
                 available = min(available, limit - usage + _table(group / "memory.stat").get(cached, 0))
     return max(0, available)
+
+
+def release_free_memory() -> None:
+    """Give back to the system what has been freed; the C library keeps it when something later is still in use.
+
+    Loading a tokenizer of 150,000 tokens leaves 60 MB behind. Nothing happens where the C library cannot do it.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
 
 
 def _control_groups(root: Path, controller: str) -> list[Path]:
