@@ -60,20 +60,18 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
   const size_t element = shape.element_bytes();
   const Rope* rope = op.rope >= 0 ? &executor.program_.ropes[static_cast<size_t>(op.rope)] : nullptr;
   const size_t half = rope ? rope->inv_freq.size() : 0;
-  float* head = scratch.row.data();
   int32_t* first_key = executor.key_limits_.data();
   int32_t* last_key = first_key + static_cast<size_t>(tokens) * static_cast<size_t>(op.num_heads);
 
-  const auto turned = [&](const float* x, const Norm& norm, int t) -> const float* {
-    if (!norm.weight && !rope) return x;
-    if (norm.weight) kernels.rms_norm(x, norm.weight, norm.eps, op.key_dim, head);
-    else std::copy(x, x + op.key_dim, head);
+  // In place: each head is read once, by what follows here.
+  const auto turn = [&](float* x, const Norm& norm, int t) -> const float* {
+    if (norm.weight) kernels.rms_norm(x, norm.weight, norm.eps, op.key_dim, x);
     if (rope) {
       const auto& table = executor.rope_tables_[static_cast<size_t>(op.rope)];
       const size_t at = static_cast<size_t>(t) * half;
-      kernels.rope(head + op.rope_offset, table.cos.data() + at, table.sin.data() + at, static_cast<int>(2 * half), rope->interleaved);
+      kernels.rope(x + op.rope_offset, table.cos.data() + at, table.sin.data() + at, static_cast<int>(2 * half), rope->interleaved);
     }
-    return head;
+    return x;
   };
 
   for_each_head_block(op.num_heads, op.num_kv_heads, [&](int kv_head, int first_head, int num_heads) {
@@ -86,17 +84,18 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
         const int block = batch.block_tables[sequence * static_cast<size_t>(batch.max_blocks) + static_cast<size_t>(position / kBlockTokens)];
         uint8_t* slab = executor.caches_[static_cast<size_t>(op.cache)].data() + static_cast<size_t>(block) * shape.block_bytes() +
                         static_cast<size_t>(kv_head) * shape.slab_bytes();
-        const float* key = turned(row(op.key, t) + kv_head * op.key_dim, op.key_norm, t);
+        const float* key = turn(row(op.key, t) + kv_head * op.key_dim, op.key_norm, t);
         if (shape.key_dim != op.key_dim) {
-          if (key != head) std::copy(key, key + op.key_dim, head);
-          head[op.key_dim] = 0.0f;
-          key = head;
+          float* padded = scratch.row.data();
+          std::copy(key, key + op.key_dim, padded);
+          padded[op.key_dim] = 0.0f;
+          key = padded;
         }
         kernels.store_kv(shape, slab, position % kBlockTokens, key, row(op.value, t) + kv_head * op.value_dim, op.value_dim);
       }
       for (int h = first_head; h < first_head + num_heads; ++h) {
         const size_t at = static_cast<size_t>(first_head) * static_cast<size_t>(tokens) + static_cast<size_t>(t * num_heads + h - first_head);
-        const float* query = turned(row(op.query, t) + h * op.key_dim, op.query_norm, t);
+        const float* query = turn(row(op.query, t) + h * op.key_dim, op.query_norm, t);
         kernels.store_query(shape.type, query, op.key_dim, shape.key_dim, op.scale * kLog2e,
                             executor.queries_.data() + at * static_cast<size_t>(shape.key_dim) * element);
         first_key[at] = op.window > 0 ? std::max(0, position + 1 - op.window) : 0;
