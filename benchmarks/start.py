@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def server(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that is ended afterwards."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # As for any user, the second start finds Python's compiled modules, whatever the shell of this run says.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         yield process
     finally:
