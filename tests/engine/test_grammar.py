@@ -141,6 +141,9 @@ def test_several_replies_of_one_call_each_have_their_own_state() -> None:
         (StructuredOutput.json_schema({"type": "nonsense"}), "the JSON schema cannot be used: Invalid type: nonsense"),
         (StructuredOutput.json_schema({"not": {}}), 'the JSON schema cannot be used: Unimplemented keys: ["not"]'),
         (StructuredOutput.regex("a(b"), "the regular expression cannot be used: .*unclosed group"),
+        (StructuredOutput.json_schema({"$ref": "#"}), "the JSON schema cannot be used: NoExtension"),
+        (StructuredOutput.json_schema(False), "the JSON schema cannot be used: "),
+        (StructuredOutput.regex("(" * 5000 + "a" + ")" * 5000), "the regular expression cannot be used: "),
         (StructuredOutput.lark("start: foo"), 'the grammar cannot be used: .*unknown name: "foo"'),
     ],
 )
@@ -149,6 +152,11 @@ def test_a_grammar_that_cannot_be_enforced_is_refused_with_the_reason(structured
         engine().add_request([5], SamplingParams(structured=structured))
     assert re.match(problem.replace("[", r"\["), str(caught.value), re.DOTALL), str(caught.value)
     assert caught.value.parameter == "structured"
+
+
+def test_a_wide_schema_is_no_trouble() -> None:
+    wide = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1000)}}
+    assert reply(StructuredOutput.json_schema(wide), wants('{"p7": "x"}'), temperature=0.0).text == '{"p7": "x"}'
 
 
 def test_a_grammar_is_compiled_once_while_it_is_in_use() -> None:

@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import StructuredOutput
@@ -68,7 +68,7 @@ class GrammarState:
     @property
     def error(self) -> str | None:
         """Why the grammar cannot go on, if it cannot; every mask is empty then."""
-        return self._matcher.get_error() or None
+        return _without_state(self._matcher.get_error()) or None
 
     def fill(self, mask: UInt32) -> None:
         """Set the bits of the tokens that may come next.
@@ -150,9 +150,13 @@ class GrammarCompiler:
                 self._compiled.move_to_end(key)
                 return compiled
         # Outside the lock: nobody who has a grammar ready waits for another's.
-        compiled = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0)
+        compiled = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0, limits=_limits())
         if compiled.is_error():
             raise _refusal(structured.kind, compiled.get_error())
+        first = compiled.deep_copy()
+        first.compute_bitmask()  # some grammars show only now that nothing, or too much, can begin them
+        if first.is_error():
+            raise _refusal(structured.kind, first.get_error())
         with self._lock:
             self._compiled[key] = compiled
             if len(self._compiled) > _MAX_COMPILED:
@@ -168,6 +172,11 @@ class GrammarCompiler:
             raise InvalidParameterError(
                 f"structured output is not possible with this model's tokenizer: {error}", parameter="structured"
             ) from error
+
+
+def _limits() -> LLParserLimits:
+    """Ten times the library's for wide schemas: some 10 ms a token at the worst. Errors without the parser's state."""
+    return LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
 
 
 def _in_llguidance_form(structured: StructuredOutput) -> str:
@@ -187,7 +196,12 @@ def _in_llguidance_form(structured: StructuredOutput) -> str:
 
 def _refusal(kind: str, message: str) -> InvalidParameterError:
     name = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[kind]
-    return InvalidParameterError(f"the {name} cannot be used: {message[:_MAX_MESSAGE]}", parameter="structured")
+    return InvalidParameterError(f"the {name} cannot be used: {_without_state(message)}", parameter="structured")
+
+
+def _without_state(message: str) -> str:
+    """The library's message without its place for the parser's state."""
+    return message.replace("<non-verbose/>", "").strip()[:_MAX_MESSAGE]
 
 
 def _set(mask: UInt32, token_id: int) -> None:
