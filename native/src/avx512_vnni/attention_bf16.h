@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "../generic/attention.h"
+#include "exponential.h"
 
 namespace glm {
 namespace {
@@ -58,14 +59,36 @@ void score_rows_bf16(const Chunk& chunk, int first) {
   for (; offset < chunk.num_keys; offset += kBlockTokens) score_blocks<NumRows, 1>(chunk, first, offset);
 }
 
-// The probabilities of one row, rounded in place: bfloat16 [keys] over the first half of its floats.
-inline void round_probabilities(const Chunk& chunk, int row) {
+// 2^x for x <= 0, relative error 2e-7; 0 for -infinity.
+GLM_INLINE __m512 exp2_wide(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-160.0f));
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(x, n)), n);
+}
+
+// Masks the scores of one row and turns them into 2^(score - max), rounded to bfloat16 [keys] over the first half of
+// its floats; gives max and sum.
+inline void softmax_row_bf16(const Chunk& chunk, int row) {
   float* scores = chunk.scores(row);
   auto* rounded = reinterpret_cast<uint16_t*>(scores);
-  for (int i = 0; i < chunk.num_keys; i += kBlockTokens) {
-    const __m256bh half = _mm512_cvtneps_pbh(_mm512_loadu_ps(scores + i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + i), reinterpret_cast<__m256i>(half));
+  const int padded = (chunk.num_keys + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
+  const int begin = std::clamp(chunk.args.first_key[row] - chunk.args.chunk_begin, 0, chunk.num_keys);
+  const int end = std::clamp(chunk.args.last_key[row] - chunk.args.chunk_begin, begin, chunk.num_keys);
+  std::fill(scores, scores + begin, kMinusInfinity);
+  std::fill(scores + end, scores + padded, kMinusInfinity);
+  __m512 max = _mm512_set1_ps(kMinusInfinity);
+  for (int i = begin / kBlockTokens * kBlockTokens; i < end; i += kBlockTokens) max = _mm512_max_ps(max, _mm512_loadu_ps(scores + i));
+  const float m = _mm512_reduce_max_ps(max);
+  chunk.args.m[row] = m;
+  // Without any key every score is -infinity: subtract nothing, so that each probability is 0 and not NaN.
+  const __m512 base = _mm512_set1_ps(m == kMinusInfinity ? 0.0f : m);
+  __m512 sum = _mm512_setzero_ps();
+  for (int i = 0; i < padded; i += kBlockTokens) {
+    const __m512 probability = exp2_wide(_mm512_sub_ps(_mm512_loadu_ps(scores + i), base));
+    sum = _mm512_add_ps(sum, probability);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(probability)));
   }
+  chunk.args.l[row] = _mm512_reduce_add_ps(sum);
 }
 
 // o = sum p v of NumRows rows and NumLines * 16 dimensions from d.
@@ -111,10 +134,7 @@ void mix_rows_bf16(const Chunk& chunk, int first) {
 inline void attend_bf16(const AttentionArgs& args) {
   const Chunk chunk(args);
   for_tiles<12>(args.num_rows, [&]<int NumRows>(int first) { score_rows_bf16<NumRows>(chunk, first); });
-  for (int row = 0; row < args.num_rows; ++row) {
-    softmax_row(chunk, row);
-    round_probabilities(chunk, row);
-  }
+  for (int row = 0; row < args.num_rows; ++row) softmax_row_bf16(chunk, row);
   for_tiles<6>(args.num_rows, [&]<int NumRows>(int first) { mix_rows_bf16<NumRows>(chunk, first); });
 }
 

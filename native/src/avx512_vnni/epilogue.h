@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "../generic/vector.h"
+#include "exponential.h"
 
 namespace glm {
 namespace {
@@ -15,15 +16,8 @@ namespace {
 GLM_INLINE __m512 logistic_of_power(__m512 x) {
   x = _mm512_min_ps(x, _mm512_set1_ps(126.0f));
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 r = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(1.535336188319500e-4f);  // Cephes exp2f
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.339887440266574e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.618437357674640e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550332471162809e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402264791363012e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931472028550421e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  const __m512 sum = _mm512_add_ps(_mm512_scalef_ps(p, n), _mm512_set1_ps(1.0f));
+  const __m512 power = _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(x, n)), n);
+  const __m512 sum = _mm512_add_ps(power, _mm512_set1_ps(1.0f));
   const __m512 guess = _mm512_rcp14_ps(sum);  // one Newton step takes 14 bits to all 24
   return _mm512_mul_ps(guess, _mm512_fnmadd_ps(sum, guess, _mm512_set1_ps(2.0f)));
 }
