@@ -88,7 +88,7 @@ void matmul(const std::string& variant, const std::string& format, In1<uint8_t> 
   const int index = format_index(format);
   if (static_cast<size_t>(panel_end) * panel_bytes(static_cast<Format>(index), cols) > panels.size()) throw std::invalid_argument("panels are too short");
   const PreparedRows p(kernels, index, x, cols);
-  AlignedBuffer<uint8_t> weight(panels.size()), scratch(matmul_scratch_bytes(cols));
+  AlignedBuffer<uint8_t> weight(panels.size());
   std::memcpy(weight.data(), panels.data(), panels.size());
   MatmulArgs args;
   args.panels = weight.data();
@@ -105,7 +105,6 @@ void matmul(const std::string& variant, const std::string& format, In1<uint8_t> 
   args.out_stride = out.shape(1);
   args.bias = data_or_null(bias);
   args.epilogue = static_cast<Epilogue>(index_of(epilogue, {"store", "add", "silu_gate", "gelu_gate"}));
-  args.scratch = scratch.data();
   kernels.matmul[index](args);
 }
 

@@ -94,7 +94,6 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   for (int i = 0; i < options_.num_threads; ++i) {
     ThreadScratch scratch;
     scratch.row = AlignedBuffer<float>(static_cast<size_t>(widest_));
-    scratch.matmul = AlignedBuffer<uint8_t>(matmul_scratch_bytes(widest_));
     scratch.scores = AlignedBuffer<float>(kMaxTileRows * kChunkKeys);
     scratch.partial = AlignedBuffer<float>(static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(needs.value_dim + 4) * 2);
     scratch.rows = carve_rows(row_storage_, 1, static_cast<size_t>(widest_), 1);

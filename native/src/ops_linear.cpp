@@ -60,7 +60,6 @@ void StepRunner::matmul(MatmulArgs args, const Matrix& weight, int num_rows, Pre
   args.panels = weight.data;
   args.cols = weight.cols;
   args.num_tokens = num_rows;
-  args.scratch = scratch.matmul.data();
   args.a = with_columns(num_rows == 1 ? scratch.rows : executor.shared_rows_, weight.cols);
   if (num_rows > 1) {
     share_out(num_rows, kEvenParts, [&](int begin, int end) {
@@ -143,7 +142,6 @@ void StepRunner::execute(const HeadLinearOp& op) {
       args.out = row(op.out, 0) + head * op.out_stride;
       args.out_stride = stride(op.out);
       args.out_columns = op.weight.rows;
-      args.scratch = scratch.matmul.data();
       kernel(args);
     }
   });

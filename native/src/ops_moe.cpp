@@ -151,7 +151,6 @@ void StepRunner::run_gate_up(const MoeOp& op) {
     args.out = executor.moe_hidden_.data();
     args.out_stride = static_cast<size_t>(op.intermediate_size);
     args.epilogue = op.activation;
-    args.scratch = scratch.matmul.data();
     kernel(args);
   };
   // The panels of all touched experts in a row, cut evenly.
@@ -192,7 +191,6 @@ void StepRunner::run_down(const MoeOp& op) {
       args.out = row(op.out, 0);
       args.out_stride = stride(op.out);
       args.epilogue = Epilogue::add;
-      args.scratch = scratch.matmul.data();
       kernel(args);
     }
   });

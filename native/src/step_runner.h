@@ -71,8 +71,8 @@ class StepRunner {
   void keep_logit_rows();
   const float* normalised(const float* x, const Norm& norm, int n);
   static Rows with_columns(Rows rows, int cols);
-  // A product with all panels of `weight`; `prepare_own_row` fills scratch.rows when there is one token, on each thread
-  // that takes part, which is cheaper than a phase of its own.
+  // A product with all panels of `weight`. `prepare_row(rows, r)` fills prepared row r; when there is only one, each thread
+  // that takes part prepares it for itself, which is cheaper than a phase of its own.
   template <typename PrepareRow>
   void matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row);
 

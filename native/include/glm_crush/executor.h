@@ -86,7 +86,6 @@ class Executor {
   struct RopeTable { std::vector<float> cos, sin; };  // [max_tokens, rotary_dim / 2]
   struct ThreadScratch {
     AlignedBuffer<float> row;        // widest activation row
-    AlignedBuffer<uint8_t> matmul;   // unpacked panels
     AlignedBuffer<float> scores;     // [kMaxTileRows, kChunkKeys]
     AlignedBuffer<float> partial;    // one (m, l, o) chunk of a tile
     Rows rows;                       // one prepared row, private to the thread

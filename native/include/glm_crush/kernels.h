@@ -72,11 +72,7 @@ struct MatmulArgs {
   size_t out_stride = 0;
   const float* bias = nullptr;  // [out_columns] or null; not with gated epilogues
   Epilogue epilogue = Epilogue::store;
-  uint8_t* scratch = nullptr;  // scratch_bytes(cols), 64-byte aligned, private to the calling thread
 };
-
-// Room a matmul may use to unpack one pair of panels: u8 values and float scales, mins.
-constexpr size_t matmul_scratch_bytes(int cols) { return static_cast<size_t>(cols) * 32 + static_cast<size_t>(cols) / kGroup * 256 + 256; }
 
 // Paged key/value cache of one layer. A block holds 16 tokens; per block and kv head one slab:
 //   bf16: keys [key_dim/2][16 tokens][2] then values [8 token pairs][value_dim][2]
