@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush.errors import InvalidParameterError, RequestError
+from glm_crush.serving.json_http import parse_request
 from glm_crush.serving.openai.parameters import chat_sampling_params, completion_sampling_params
-from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest, parse_request
+from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
 from glm_crush.types import SamplingParams
 
 pytestmark = pytest.mark.requirement("S1")

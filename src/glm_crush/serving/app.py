@@ -6,7 +6,7 @@ answer bytes themselves, and FastAPI would double the time it takes to start (do
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version as installed_version
 
@@ -19,23 +19,20 @@ from starlette.routing import Route
 
 from glm_crush.config import ApiSettings
 from glm_crush.serving.errors import ApiError
-from glm_crush.serving.health import Health
+from glm_crush.serving.health import health_routes
+from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
-from glm_crush.serving.openai.chat import ChatCompletions
-from glm_crush.serving.openai.completions import Completions
-from glm_crush.serving.openai.exchange import json_response
-from glm_crush.serving.openai.models import Models
-from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
-from glm_crush.serving.openapi import Endpoint, openapi_document, openapi_page
+from glm_crush.serving.openai.routes import openai_routes
+from glm_crush.serving.openapi import openapi_document, openapi_page
+from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["create_app"]
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 def create_app(
-    models: Sequence[ServedModel],
+    models: ServedModels | Sequence[ServedModel],
     settings: ApiSettings,
     *,
     on_shutdown: Callable[[], None] | None = None,
@@ -44,7 +41,8 @@ def create_app(
 
     `on_shutdown` is called once after the last request, to stop the engines.
     """
-    routes = _routes({model.name: model for model in models}, settings)
+    served = models if isinstance(models, ServedModels) else ServedModels(models)
+    routes = [*openai_routes(served, settings), *health_routes(served)]
     documented = [endpoint for endpoint, _ in routes]
 
     async def document(_: Request) -> Response:
@@ -55,8 +53,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            # A model's name may hold slashes.
-            *(Route(e.path.replace("}", ":path}"), handler, methods=[e.method]) for e, handler in routes),
+            *starlette_routes(routes),
             Route("/openapi.json", document),
             Route("/docs", page),
         ],
@@ -64,22 +61,6 @@ def create_app(
         exception_handlers={HTTPException: _raise_as_api_error},
         lifespan=_lifespan(on_shutdown),
     )
-
-
-def _routes(models: dict[str, ServedModel], settings: ApiSettings) -> list[tuple[Endpoint, Handler]]:
-    health = Health(models)
-    catalogue = Models(models)
-    chat = ChatCompletions(models, ping_interval_seconds=settings.ping_interval_seconds)
-    completions = Completions(models, ping_interval_seconds=settings.ping_interval_seconds)
-    return [
-        (Endpoint("POST", "/v1/chat/completions", "Answer a conversation.", ChatRequest, True), chat.create),
-        (Endpoint("POST", "/v1/completions", "Complete prompts.", CompletionRequest, True), completions.create),
-        (Endpoint("GET", "/v1/models", "The models served."), catalogue.list),
-        (Endpoint("GET", "/v1/models/{model_id}", "One model."), catalogue.retrieve),
-        (Endpoint("GET", "/health", "The process answers."), health.health),
-        (Endpoint("GET", "/ready", "Requests can be answered; 503 otherwise."), health.ready),
-        (Endpoint("GET", "/version", "The installed version."), health.version),
-    ]
 
 
 def _lifespan(on_shutdown: Callable[[], None] | None) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

@@ -7,16 +7,28 @@ from importlib.metadata import version as installed_version
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.serving.openai.exchange import json_response
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.json_http import json_response
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["Health"]
+__all__ = ["Health", "health_routes"]
+
+
+def health_routes(models: ServedModels) -> list[ApiRoute]:
+    """The probes."""
+    health = Health(models)
+    return [
+        (Endpoint("GET", "/health", "The process answers."), health.health),
+        (Endpoint("GET", "/ready", "Requests can be answered; 503 otherwise."), health.ready),
+        (Endpoint("GET", "/version", "The installed version."), health.version),
+    ]
 
 
 class Health:
     """Probes for supervisors and load balancers; they need no key."""
 
-    def __init__(self, models: dict[str, ServedModel]) -> None:
+    def __init__(self, models: ServedModels) -> None:
         self._models = models
 
     async def health(self, _: Request) -> Response:
@@ -25,10 +37,10 @@ class Health:
 
     async def ready(self, _: Request) -> Response:
         """Every engine can take requests; 503 otherwise."""
-        stopped = [model.name for model in self._models.values() if not model.engine.is_alive]
+        stopped = [model.name for model in self._models if not model.engine.is_alive]
         if stopped:
             return json_response({"status": "not ready", "stopped": stopped}, status=503)
-        return json_response({"status": "ready", "models": list(self._models)})
+        return json_response({"status": "ready", "models": self._models.names()})
 
     async def version(self, _: Request) -> Response:
         """The installed version."""

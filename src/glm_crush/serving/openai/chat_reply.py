@@ -1,88 +1,63 @@
 """Chat replies in OpenAI's shape: text, reasoning and tool calls, as chunks or as one message.
 
-Above: the route of chat completions. Below: the reply parser, one for each choice. Reasoning goes out under both names
-that clients know, `reasoning_content` (DeepSeek, GLM) and `reasoning` (vLLM, OpenRouter).
+Above: the route of chat completions. Below: the neutral turn. Reasoning goes out under both names that clients know,
+`reasoning_content` (DeepSeek, GLM) and `reasoning` (vLLM, OpenRouter).
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
-from glm_crush.engine.output import RequestDelta
-from glm_crush.serving.openai.chunks import ChunkWriter
+from glm_crush.serving.chat_turn import ChatTurn, TurnDelta
+from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.logprobs import chat_logprobs
 from glm_crush.serving.served_model import TextCodec
-from glm_crush.types import CompletionOutput
+from glm_crush.serving.turn_result import TurnReply
 
-__all__ = ["ChatReplies"]
-
-
-class ChatReplies:
-    """The choices of one reply.
-
-    Args:
-        codec: spells the tokens of logprobs.
-        make_parser: a fresh parser for one choice; None = a reply is its text and nothing else.
-    """
-
-    def __init__(self, codec: TextCodec, make_parser: Callable[[], ReplyParser] | None) -> None:
-        self._codec = codec
-        self._make_parser = make_parser
-        self._parsers: dict[int, ReplyParser] = {}
-
-    def num_reasoning_tokens(self) -> int:
-        """Of all choices so far."""
-        return sum(parser.num_reasoning_tokens for parser in self._parsers.values())
-
-    def chunks(self, writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
-        """The role first, then what is new, then the reason to finish: each in a chunk of its own, as OpenAI does."""
-        chunks = [writer.delta(choice, {"role": "assistant", "content": ""})] if first else []
-        logprobs = chat_logprobs(delta.logprobs, self._codec)
-        reason: str | None = delta.finish_reason
-        if self._make_parser is None:
-            deltas = [{"content": delta.text}] if delta.text else []
-        else:
-            parser = self._parser(choice)
-            parts = parser.push(delta.token_ids, delta.text, delta.finish_reason, delta.stop_reason)
-            deltas = [_delta(part) for part in parts]
-            reason = _reason(reason, parser)
-        if logprobs and not deltas:
-            deltas = [{"content": ""}]
-        for position, content in enumerate(deltas):
-            chunks.append(writer.delta(choice, content, logprobs=None if position else logprobs))
-        if reason:
-            chunks.append(writer.delta(choice, {}, reason))
-        return chunks
-
-    def choice(self, reply: CompletionOutput) -> dict[str, Any]:
-        """A whole choice."""
-        message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
-        reason: str | None = reply.finish_reason
-        if self._make_parser is not None:
-            parser = self._parser(reply.index)
-            parts = parser.push(reply.token_ids, reply.text, reply.finish_reason, reply.stop_reason)
-            message |= _message(parts)
-            reason = _reason(reason, parser)
-        return {
-            "index": reply.index,
-            "message": message,
-            "logprobs": chat_logprobs(reply.logprobs, self._codec),
-            "finish_reason": reason,
-        }
-
-    def _parser(self, choice: int) -> ReplyParser:
-        if choice not in self._parsers:
-            assert self._make_parser is not None
-            self._parsers[choice] = self._make_parser()
-        return self._parsers[choice]
+__all__ = ["chat_completion", "chat_events"]
 
 
-def _reason(reason: str | None, parser: ReplyParser) -> str | None:
-    return "tool_calls" if reason == "stop" and parser.num_calls else reason
+async def chat_events(turn: ChatTurn, head: ReplyHead, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+    """The events of a streamed turn; closing the generator aborts it."""
+    writer = ChunkWriter(head, "chat.completion.chunk", include_usage=include_usage)
+    begun: set[int] = set()
+    deltas = turn.deltas()
+    try:
+        async for delta in deltas:
+            chunks = _chunks(writer, delta, turn.model.codec, first=delta.index not in begun)
+            begun.add(delta.index)
+            if chunks:
+                yield b"".join(chunks)
+        if include_usage:
+            yield writer.usage(turn.usage, turn.num_reasoning_tokens)
+        yield DONE
+    finally:
+        await deltas.aclose()
+
+
+async def chat_completion(turn: ChatTurn, head: ReplyHead) -> dict[str, Any]:
+    """The whole turn as one object."""
+    result = await turn.result()
+    choices = [_choice(reply, turn.model.codec) for reply in result.replies]
+    usage = usage_object(result.usage, result.num_reasoning_tokens)
+    return {**head.fields("chat.completion"), "choices": choices, "usage": usage}
+
+
+def _chunks(writer: ChunkWriter, delta: TurnDelta, codec: TextCodec, *, first: bool) -> list[bytes]:
+    """The role first, then what is new, then the reason to finish: each in a chunk of its own, as OpenAI does."""
+    chunks = [writer.delta(delta.index, {"role": "assistant", "content": ""})] if first else []
+    logprobs = chat_logprobs(delta.logprobs, codec)
+    contents = [_delta(part) for part in delta.parts]
+    if logprobs and not contents:
+        contents = [{"content": ""}]
+    for position, content in enumerate(contents):
+        chunks.append(writer.delta(delta.index, content, logprobs=None if position else logprobs))
+    if delta.finish_reason:
+        chunks.append(writer.delta(delta.index, {}, delta.finish_reason))
+    return chunks
 
 
 def _delta(part: ReplyPart) -> dict[str, Any]:
@@ -91,27 +66,25 @@ def _delta(part: ReplyPart) -> dict[str, Any]:
     if part.kind == "content":
         return {"content": part.text}
     if part.kind == "tool_name":
-        return {"tool_calls": [{"index": part.index, **_call(part.text)}]}
+        return {"tool_calls": [{"index": part.index, **_call(part.text, "")}]}
     return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
 
 
-def _message(parts: Iterable[ReplyPart]) -> dict[str, Any]:
-    reasoning, content = "", ""
-    calls: list[dict[str, Any]] = []
-    for part in parts:
-        if part.kind == "reasoning":
-            reasoning += part.text
-        elif part.kind == "content":
-            content += part.text
-        elif part.kind == "tool_name":
-            calls.append(_call(part.text))
-        else:
-            calls[part.index]["function"]["arguments"] += part.text
-    message: dict[str, Any] = {"content": content or None if calls else content}
-    if reasoning:
-        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
-    return {**message, "tool_calls": calls} if calls else message
+def _choice(reply: TurnReply, codec: TextCodec) -> dict[str, Any]:
+    content = reply.content or None if reply.tool_calls else reply.content
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reply.reasoning:
+        message |= {"reasoning_content": reply.reasoning, "reasoning": reply.reasoning}
+    if reply.tool_calls:
+        message["tool_calls"] = [_call(call.name, call.arguments) for call in reply.tool_calls]
+    return {
+        "index": reply.index,
+        "message": message,
+        "logprobs": chat_logprobs(reply.logprobs, codec),
+        "finish_reason": reply.finish_reason,
+    }
 
 
-def _call(name: str) -> dict[str, Any]:
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": {"name": name, "arguments": ""}}
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}

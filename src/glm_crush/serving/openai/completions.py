@@ -11,13 +11,16 @@ from starlette.responses import Response
 
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.json_http import read_request
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.exchange import Exchange, find_model, new_head, read_request, total_usage
+from glm_crush.serving.openai.exchange import Exchange, new_head, total_usage
 from glm_crush.serving.openai.logprobs import CompletionLogprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest
 from glm_crush.serving.openai.reply_wish import wanted_structure
+from glm_crush.serving.routing import hold_model
 from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.types import CompletionOutput, RequestOutput
 
 __all__ = ["Completions"]
@@ -28,14 +31,14 @@ MOST_PROMPTS = 256
 class Completions:
     """The route of text completions over the served models."""
 
-    def __init__(self, models: dict[str, ServedModel], *, ping_interval_seconds: float) -> None:
+    def __init__(self, models: ServedModels, *, ping_interval_seconds: float) -> None:
         self._models = models
         self._ping_interval = ping_interval_seconds
 
     async def create(self, http: Request) -> Response:
         """Answer one request, as a stream or as one object."""
         request = await read_request(CompletionRequest, http)
-        model = find_model(self._models, request.model)
+        model = await hold_model(self._models, request.model, http)
         params = completion_sampling_params(request, model.default_params)
         structured = wanted_structure(request)
         if structured is not None:

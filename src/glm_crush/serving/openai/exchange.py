@@ -1,4 +1,4 @@
-"""What chat completions and completions have in common: read the request, stream or collect, count.
+"""How completions of several prompts are answered: stream or collect, count.
 
 A request is read, checked and encoded before the reply begins, so that every refusal has its own status; the
 engine's refusal comes with its first answer, before the stream's first byte.
@@ -6,58 +6,30 @@ engine's refusal comes with its first answer, before the stream's first byte.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.engine.output import OutputCollector, RequestDelta
-from glm_crush.errors import ModelNotFoundError, RequestError
+from glm_crush.errors import RequestError
+from glm_crush.serving.deltas import merge_streams
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
+from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, error_event
-from glm_crush.serving.openai.deltas import merge_streams
-from glm_crush.serving.openai.protocol import GenerationRequest, parse_request
+from glm_crush.serving.openai.protocol import GenerationRequest
 from glm_crush.serving.served_model import Generation, ServedModel
 from glm_crush.types import RequestOutput, Usage
 
-__all__ = ["Exchange", "find_model", "json_response", "new_head", "read_request", "total_usage"]
+__all__ = ["Exchange", "new_head", "total_usage"]
 
-ParsedRequest = TypeVar("ParsedRequest", bound=GenerationRequest)
-_LARGE_BODY = 100_000  # bytes; less is parsed in about a millisecond
 # (writer, number of the choice, what is new, whether it is the choice's first) -> encoded chunks
 EncodeDelta = Callable[[ChunkWriter, int, RequestDelta, bool], list[bytes]]
 BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
-
-
-def find_model(models: dict[str, ServedModel], name: str | None) -> ServedModel:
-    """The model a request names; no name and "default" are the first one.
-
-    Raises:
-        ModelNotFoundError: this server has no model of that name.
-    """
-    if not name or (name == "default" and name not in models):
-        return next(iter(models.values()))
-    if name not in models:
-        raise ModelNotFoundError(f"the model {name!r} is not served here; there is {', '.join(models)}")
-    return models[name]
-
-
-async def read_request(request_class: type[ParsedRequest], http: Request) -> ParsedRequest:
-    """The request in a body; a large one is parsed off the event loop.
-
-    Raises:
-        RequestError: see `parse_request`.
-    """
-    body = await http.body()
-    if len(body) < _LARGE_BODY:
-        return parse_request(request_class, body)
-    return await asyncio.to_thread(parse_request, request_class, body)
 
 
 def new_head(prefix: str, model: ServedModel) -> ReplyHead:
@@ -65,11 +37,6 @@ def new_head(prefix: str, model: ServedModel) -> ReplyHead:
     return ReplyHead(
         id=f"{prefix}-{uuid.uuid4().hex}", created=int(time.time()), model=model.name, fingerprint=model.fingerprint
     )
-
-
-def json_response(body: dict[str, Any], status: int = 200) -> Response:
-    """A JSON response without the detour over Python strings."""
-    return Response(to_json(body), status_code=status, media_type="application/json")
 
 
 def total_usage(outputs: Sequence[RequestOutput]) -> Usage:
@@ -89,7 +56,6 @@ class Exchange:
         generations: one per prompt; the engine takes them in when their first delta is asked for.
         replies_per_prompt: the request's `n`.
         prompt_name: the field that holds the prompt.
-        count_reasoning: tokens of the reasoning so far, for the usage at a stream's end.
         ping_interval_seconds: see `EventStream`.
     """
 
@@ -101,11 +67,9 @@ class Exchange:
         replies_per_prompt: int,
         prompt_name: str,
         ping_interval_seconds: float,
-        count_reasoning: Callable[[], int] = lambda: 0,
     ) -> None:
         self._request = request
         self._prompt_name = prompt_name
-        self._count_reasoning = count_reasoning
         self._streams = [generation.deltas for generation in generations]
         self._collectors = [
             OutputCollector(str(number), generation.prompt_token_ids, n=replies_per_prompt)
@@ -149,7 +113,7 @@ class Exchange:
                         yield b"".join(chunks)
             if include_usage:
                 usage = total_usage([collector.output() for collector in self._collectors])
-                yield writer.usage(usage, self._count_reasoning())
+                yield writer.usage(usage)
             yield DONE
         finally:
             await deltas.aclose()

@@ -7,8 +7,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.serving.openai.exchange import find_model, json_response
+from glm_crush.serving.json_http import json_response
 from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["Models"]
 
@@ -16,16 +17,16 @@ __all__ = ["Models"]
 class Models:
     """The routes that say what is served."""
 
-    def __init__(self, models: dict[str, ServedModel]) -> None:
+    def __init__(self, models: ServedModels) -> None:
         self._models = models
 
     async def list(self, _: Request) -> Response:
         """Every served model."""
-        return json_response({"object": "list", "data": [_card(model) for model in self._models.values()]})
+        return json_response({"object": "list", "data": [_card(model) for model in self._models]})
 
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
-        return json_response(_card(find_model(self._models, http.path_params["model_id"])))
+        return json_response(_card(await self._models.find(http.path_params["model_id"])))
 
 
 def _card(model: ServedModel) -> dict[str, Any]:

@@ -7,32 +7,26 @@ accepted and any other value is a 400 that names them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from glm_crush.errors import InvalidParameterError, RequestError
+from glm_crush.serving.json_http import StrictModel
 
-__all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest", "parse_request"]
+__all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class StreamOptions(_Strict):
+class StreamOptions(StrictModel):
     """`include_usage` adds a last chunk with the token counts; `include_obfuscation` needs nothing from us."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class StructuredOutputs(_Strict):
+class StructuredOutputs(StrictModel):
     """What the reply must look like, as vLLM has it: exactly one of these."""
 
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
@@ -42,7 +36,7 @@ class StructuredOutputs(_Strict):
     grammar: str | None = None
 
 
-class GenerationRequest(_Strict):
+class GenerationRequest(StrictModel):
     """What chat completions and completions share."""
 
     model: str | None = None
@@ -74,7 +68,7 @@ class GenerationRequest(_Strict):
     prompt_cache_retention: str | None = None
 
 
-class TextPart(_Strict):
+class TextPart(StrictModel):
     """One text part of a message's content."""
 
     type: Literal["text"]
@@ -89,10 +83,8 @@ def _only_text_parts(content: object) -> object:
     return content
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictModel):
     """One message; roles and their order are the chat template's business."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str | list[TextPart] | None, BeforeValidator(_only_text_parts)] = None
@@ -107,7 +99,7 @@ class ChatMessage(BaseModel):
     function_call: None = None
 
 
-class JsonSchemaFormat(_Strict):
+class JsonSchemaFormat(StrictModel):
     """A schema with the name that OpenAI wants it to have; `strict` refuses schemas that cannot be enforced whole."""
 
     name: str = "reply"
@@ -116,7 +108,7 @@ class JsonSchemaFormat(_Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(StrictModel):
     """What the answer must be."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -159,61 +151,3 @@ class CompletionRequest(GenerationRequest):
     # neutral values only
     best_of: int | None = None
     suffix: str | None = None
-
-
-Request = TypeVar("Request", bound=GenerationRequest)
-
-
-def parse_request(request_class: type[Request], body: bytes) -> Request:
-    """The typed request in a JSON body.
-
-    Raises:
-        RequestError: not JSON, or not an object.
-        InvalidParameterError: an unknown field or one of a wrong type; names it.
-    """
-    try:
-        return request_class.model_validate_json(body)
-    except ValidationError as error:
-        telling = ("extra_forbidden", "not_text")  # the others may only follow from these
-        first = min(error.errors(include_url=False), key=lambda e: e["type"] not in telling)
-        raise _explain(first, request_class.model_fields) from None
-
-
-def _explain(first: Any, fields: Collection[str]) -> RequestError:
-    location = _location(first["loc"])
-    if first["type"] == "json_invalid":
-        return RequestError(f"the body is not valid JSON: {first['ctx']['error']}")
-    if not location:
-        return RequestError("the body must be a JSON object")
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location, fields, n=1)
-        message = (
-            f"{location} is not a parameter of this endpoint; {f'did you mean {near[0]}?' if near else 'remove it'}"
-        )
-    elif first["type"] == "not_text":
-        location += f"[{first['ctx']['index']}]"
-        kind = first["ctx"]["kind"]
-        message = f"{location} is a part of type {kind!r}; this model reads only text: send parts of type 'text'"
-    elif first["type"] == "missing":
-        message = f"{location} is required"
-    else:
-        message = f"{location} is {_shorten(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-    return InvalidParameterError(message, parameter=location)
-
-
-def _location(parts: tuple[int | str, ...]) -> str:
-    """`messages[0].content` from pydantic's path; names of union arms (`list[str]`, `str`) are left out."""
-    text = ""
-    for part in parts:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part in {"str", "int", "float", "bool", "StreamOptions", "TextPart"} or "[" in part:
-            continue
-        else:
-            text += f".{part}" if text else part
-    return text
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

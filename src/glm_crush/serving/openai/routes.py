@@ -1,0 +1,30 @@
+"""The routes of the OpenAI API.
+
+Above: `app.py`. Below: one module for each route.
+"""
+
+from __future__ import annotations
+
+from glm_crush.config import ApiSettings
+from glm_crush.serving.openai.chat import ChatCompletions
+from glm_crush.serving.openai.completions import Completions
+from glm_crush.serving.openai.models import Models
+from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_models import ServedModels
+
+__all__ = ["openai_routes"]
+
+
+def openai_routes(models: ServedModels, settings: ApiSettings) -> list[ApiRoute]:
+    """What OpenAI's clients call."""
+    catalogue = Models(models)
+    chat = ChatCompletions(models, ping_interval_seconds=settings.ping_interval_seconds)
+    completions = Completions(models, ping_interval_seconds=settings.ping_interval_seconds)
+    return [
+        (Endpoint("POST", "/v1/chat/completions", "Answer a conversation.", ChatRequest, True), chat.create),
+        (Endpoint("POST", "/v1/completions", "Complete prompts.", CompletionRequest, True), completions.create),
+        (Endpoint("GET", "/v1/models", "The models served."), catalogue.list),
+        (Endpoint("GET", "/v1/models/{model_id}", "One model."), catalogue.retrieve),
+    ]

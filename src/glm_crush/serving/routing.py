@@ -1,0 +1,54 @@
+"""Routes as each protocol adapter hands them to the application, and what a request holds until it is answered.
+
+Above: `app.py`. Below: Starlette. An adapter's list of `ApiRoute` is all that the application knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from glm_crush.serving.middleware import Receive, Scope, Send
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_models import ServedModels
+
+__all__ = ["ApiRoute", "Handler", "hold_model", "starlette_routes"]
+
+Handler = Callable[[Request], Awaitable[Response]]
+ApiRoute = tuple[Endpoint, Handler]
+
+
+def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
+    """The same routes for Starlette. A model's name may hold slashes, so path parameters may."""
+    return [
+        Route(endpoint.path.replace("}", ":path}"), _Holding(handler), methods=[endpoint.method])
+        for endpoint, handler in routes
+    ]
+
+
+async def hold_model(models: ServedModels, name: str | None, http: Request) -> ServedModel:
+    """The model a request names, in use until the whole response has been sent, however long it streams.
+
+    Raises:
+        ModelNotFoundError: this server has no model of that name.
+    """
+    held: AsyncExitStack = http.scope["glm_crush.held"]
+    return await held.enter_async_context(models.use(name))
+
+
+class _Holding:
+    """A handler as an ASGI application that lets go of what the request holds once its response is sent."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as held:
+            scope["glm_crush.held"] = held
+            response = await self._handler(Request(scope, receive, send))
+            await response(scope, receive, send)
