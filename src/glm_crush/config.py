@@ -31,6 +31,7 @@ __all__ = [
     "ModelSettings",
     "Setting",
     "Settings",
+    "StorageSettings",
     "StoreSettings",
     "load_settings",
     "pip_environment",
@@ -109,6 +110,20 @@ class StoreSettings:
     package_index: str | None = _setting(None, "simple index behind pypi: names; unset = pip's own configuration")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageSettings:
+    """Rows and files that outlive a restart."""
+
+    url: str | None = _setting(
+        None,
+        "database: postgresql://user:password@host/name or sqlite:///path; unset = SQLite in GLM_HOME",
+        secret=True,
+    )
+    max_file_bytes: int = _setting(512 * 2**20, "largest file that can be uploaded", low=1)
+    response_ttl_seconds: float = _setting(30 * 86400.0, "how long stored responses are kept", low=1)
+    batch_concurrency: int = _setting(4, "lines of batches that run at the same time", low=1)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One resolved value, for `glm config show`.
@@ -132,6 +147,7 @@ class Settings:
     crush: CrushSettings = field(default_factory=CrushSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
+    storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> Iterator[Setting]:
@@ -283,7 +299,13 @@ def _expectation(spec: _Key) -> str:
 
 
 def _sections() -> dict[str, type]:
-    return {"model": ModelSettings, "crush": CrushSettings, "api": ApiSettings, "store": StoreSettings}
+    return {
+        "model": ModelSettings,
+        "crush": CrushSettings,
+        "api": ApiSettings,
+        "store": StoreSettings,
+        "storage": StorageSettings,
+    }
 
 
 @cache

@@ -14,6 +14,8 @@
     │   ├── InvalidParameterError    one parameter is out of range; names it
     │   └── ContextLengthError       prompt and reply do not fit the context
     ├── OverloadedError          the queue is full; try again later (429/503 with Retry-After)
+    ├── StorageError             the database or a stored file cannot be read or written
+    │   └── BlobTooLargeError        a content is larger than one file may be
     ├── KernelError              an array at the native boundary has the wrong dtype, layout or size
     └── EngineError              the engine stopped; the request was not finished
 
@@ -23,6 +25,7 @@ A message states the value, the limit and the remedy. Each protocol adapter maps
 from __future__ import annotations
 
 __all__ = [
+    "BlobTooLargeError",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
@@ -36,6 +39,7 @@ __all__ = [
     "OverloadedError",
     "PackedFileError",
     "RequestError",
+    "StorageError",
     "TemplateError",
     "TokenizerError",
     "UnsupportedModelError",
@@ -112,6 +116,14 @@ class OverloadedError(GlmError):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class StorageError(GlmError):
+    """The database or a stored file cannot be read or written."""
+
+
+class BlobTooLargeError(StorageError):
+    """A content is larger than one stored file may be."""
 
 
 class KernelError(GlmError):

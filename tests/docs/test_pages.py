@@ -63,7 +63,7 @@ def test_every_setting_stands_in_the_page_with_its_default_and_meaning(row: str)
 
 def test_the_page_names_no_setting_that_is_not_there() -> None:
     known = {f"`{setting.key}`" for setting in Settings().describe()}
-    for name in ("model", "crush", "api", "store"):
+    for name in ("model", "crush", "api", "store", "storage"):
         mentioned = {word for word in table_rows("configuration.md") if word.startswith(f"`{name}.")}
         assert mentioned <= known
 

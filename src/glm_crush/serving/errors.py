@@ -63,6 +63,8 @@ _STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
     (errors.ModelNotFoundError, 404, "model_not_found"),
     (errors.OverloadedError, 503, "engine_overloaded"),
     (errors.EngineError, 503, "engine_stopped"),
+    (errors.BlobTooLargeError, 413, "request_too_large"),
+    (errors.StorageError, 503, "storage_unavailable"),
 )
 
 
@@ -96,7 +98,9 @@ def _retry_headers(error: errors.GlmError) -> dict[str, str]:
     """Clients wait and try again by this header; the OpenAI SDK also obeys milliseconds."""
     if isinstance(error, errors.OverloadedError):
         seconds = error.retry_after_seconds
-    elif isinstance(error, errors.EngineError):
+    elif isinstance(error, errors.BlobTooLargeError):
+        return {}
+    elif isinstance(error, (errors.EngineError, errors.StorageError)):
         seconds = 1.0
     else:
         return {}
