@@ -270,6 +270,11 @@ class PyExecutor {
     executor_->decode(b, static_cast<int>(drawn.shape(0)), logits.data(), rows, {drawn.data(), drawn.size()});
   }
 
+  void copy_blocks(Vector<int32_t> sources, Vector<int32_t> targets) {
+    nb::gil_scoped_release release;
+    executor_->copy_blocks({sources.data(), sources.size()}, {targets.data(), targets.size()});
+  }
+
   const Executor& get() const { return *executor_; }
 
  private:
@@ -314,6 +319,7 @@ void bind_executor(nb::module_& m) {
       .def("forward", &PyExecutor::forward, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch").none(), nb::arg("token_ids").none(), nb::arg("logprobs").none(),
            nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
       .def("decode", &PyExecutor::decode, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch"), nb::arg("drawn"))
+      .def("copy_blocks", &PyExecutor::copy_blocks, nb::arg("sources"), nb::arg("targets"))
       .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
       .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })
       .def_prop_ro("cache_bytes", [](const PyExecutor& e) { return e.get().cache_bytes(); })

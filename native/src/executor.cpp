@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -235,6 +236,24 @@ void Executor::forward(const Batch& batch, float* logits, std::span<const Sample
     step_ = step;
   }
   pool_.run(step.number);
+}
+
+void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets) {
+  if (sources.size() != targets.size()) refuse("sources and targets differ in number");
+  for (size_t i = 0; i < sources.size(); ++i) {
+    for (const int block : {sources[i], targets[i]}) {
+      if (block < 0 || block >= options_.num_blocks) {
+        refuse("block " + std::to_string(block) + " cannot be copied; the cache has " + std::to_string(options_.num_blocks));
+      }
+    }
+  }
+  for (size_t layer = 0; layer < caches_.size(); ++layer) {
+    const size_t bytes = cache_shapes_[layer].block_bytes();
+    unsigned char* data = caches_[layer].data();
+    for (size_t i = 0; i < sources.size(); ++i) {
+      std::memmove(data + static_cast<size_t>(targets[i]) * bytes, data + static_cast<size_t>(sources[i]) * bytes, bytes);
+    }
+  }
 }
 
 void Executor::walk(int thread, uint32_t number) {

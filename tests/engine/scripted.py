@@ -68,6 +68,7 @@ class ScriptedExecutor:
         self._vocab_size = vocab_size
         self.steps: list[tuple[int, int]] = []
         self.decode_calls: list[int] = []
+        self.copied: list[tuple[int, int]] = []
         self.sample_batches: list[SampleBatch] = []
         self._cache = np.full((num_blocks, block_size), -1, np.int32)
         self._block_size = block_size
@@ -99,6 +100,11 @@ class ScriptedExecutor:
     def decode(self, batch: ForwardBatch, sample_batch: SampleBatch, num_steps: int) -> npt.NDArray[np.int32]:
         self.decode_calls.append(num_steps)
         return decode_step_by_step(self, batch, sample_batch, num_steps)
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            self.copied.append((int(source), int(target)))
+            self._cache[target] = self._cache[source]
 
     def _context(self, table: npt.NDArray[np.int32], length: int) -> list[int]:
         size = self._block_size

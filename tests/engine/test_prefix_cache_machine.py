@@ -59,6 +59,28 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     def step(self, max_decode_steps: int, token: int, stops: bool) -> None:
         self.take_step(max_decode_steps, token, stops)
 
+    @precondition(lambda self: self.beams())
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        """A request becomes two: both draw, each a token of its own."""
+        source = data.draw(st.sampled_from(self.beams()))
+        drawn = source.token_ids.pop()
+        index = 1 + max(r.index for r in self.requests if r.arrival == source.arrival)
+        target = Request(
+            "r",
+            source.token_ids[: source.num_prompt_tokens],
+            source.params,
+            max_tokens=source.max_tokens,
+            priority=source.priority,
+            index=index,
+            cache_salt=source.prefix.salt.decode(),
+        )
+        target.status = RequestStatus.PENDING
+        self.scheduler.fork(source, target)
+        source.token_ids.append(drawn)
+        target.token_ids.append(3 - drawn)
+        self.requests.append(target)
+
     @precondition(lambda self: self.open_requests())
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
@@ -80,11 +102,22 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     def open_requests(self) -> list[Request]:
         return [r for r in self.requests if r.status is not RequestStatus.FINISHED]
 
+    def beams(self) -> list[Request]:
+        """Requests that have just drawn."""
+        return [
+            r
+            for r in self.scheduler.running
+            if r.num_output_tokens > 0 and r.num_computed_tokens == r.num_tokens - 1 and r.prompt_logprobs is None
+        ]
+
     def take_step(self, max_decode_steps: int = 1, token: int = 1, stops: bool = False) -> None:
         batch = self.scheduler.schedule(max_decode_steps=max_decode_steps)
         assert bool(batch.requests) == self.scheduler.has_unfinished
         self.check_nothing_is_computed_twice(batch)
+        self.copy(batch)
         for part in batch.requests:
+            if part.num_tokens == 0:
+                continue  # a fork: what it stands on is computed in this step
             self.check_written(part.request, part.request.block_table[: -(-part.start // self.pool.block_size)])
             if part.request.prompt_logprobs is not None:
                 part.request.prompt_logprobs += [None] * len(part.scored)
@@ -92,7 +125,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         for part in batch.requests:
             if part.samples:
                 part.request.token_ids.extend([token] * batch.num_decode_steps)
-            self.write(part, batch.num_decode_steps)
+            self.write(part, batch)
         for request in self.scheduler.running:
             self.check_written(request, request.block_table, request.num_computed_tokens)
         for part in batch.requests:
@@ -102,9 +135,19 @@ class PrefixCacheMachine(RuleBasedStateMachine):
             elif part.request.num_output_tokens == part.request.max_tokens:
                 self.scheduler.finish(part.request, "length")
 
-    def write(self, part: ScheduledRequest, num_decode_steps: int) -> None:
+    def copy(self, batch: ScheduledBatch) -> None:
+        for source, target in batch.copies:
+            for place in range(self.pool.block_size):
+                if (source, place) in self.written:
+                    self.written[target, place] = self.written[source, place]
+
+    def write(self, part: ScheduledRequest, batch: ScheduledBatch) -> None:
+        """Record what a request writes, into blocks that nobody else holds but the forks that begin with this step."""
         request, size = part.request, self.pool.block_size
-        for position in range(part.start, part.start + part.num_tokens + num_decode_steps - 1):
+        begun = [fork.request for fork in batch.requests if fork.num_tokens == 0]
+        for position in range(part.start, part.start + part.num_tokens + batch.num_decode_steps - 1):
+            block = request.block_table[position // size]
+            assert self.pool.num_references(block) == 1 + sum(block in fork.block_table for fork in begun)
             self.written[request.block_table[position // size], position % size] = content(request, position)
 
     def check_written(self, request: Request, table: list[int], num_tokens: int | None = None) -> None:

@@ -158,7 +158,7 @@ def test_several_replies_share_the_prompt_and_usage_counts_what_was_computed():
     [output] = run(engine, (PREFIX[:18], sampled(4, seed=1, n=3)))
     assert output.usage.cached_tokens == 0
     assert output.cache_report == CacheReport(0, 0, "new")
-    assert engine.metrics.num_computed_tokens == 18 + 2 * 2 + 3 * 3  # the prompt, two tails, replies
+    assert engine.metrics.num_computed_tokens == 18 + 3 * 3  # the prompt, replies
     assert [run(make_engine(), (PREFIX[:18], sampled(4, seed=1, n=3)))[0].outputs] == [output.outputs]
 
 

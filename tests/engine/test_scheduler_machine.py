@@ -83,7 +83,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.scheduler.finish(request, "length")
 
     def check_promises(self, batch: ScheduledBatch, decoding: list[Request]) -> None:
-        assert sum(part.num_tokens for part in batch.requests) <= self.limits.token_budget
+        assert sum(part.num_tokens or 1 for part in batch.requests) <= self.limits.token_budget
         if batch.num_decode_steps > 1:
             assert not self.scheduler.waiting
             assert all(part.num_tokens == 1 and part.samples for part in batch.requests)
@@ -93,7 +93,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(request in scheduled or request in batch.preempted for request in decoding)
         assert not scheduled & set(batch.preempted)
         for part in batch.requests:
-            assert part.num_tokens >= 1
+            assert part.num_tokens >= 1 or part.start == part.request.num_prompt_tokens  # or it is a fork
             assert part.start == part.request.num_computed_tokens
             needed = part.request.num_tokens + batch.num_decode_steps - 1
             assert len(part.request.block_table) >= self.pool.num_blocks_for(needed)

@@ -73,6 +73,9 @@ class Executor {
   // from where a sequence could draw nothing. rows: their counters are advanced. Throws as forward.
   void decode(const Batch& batch, int num_steps, float* logits, std::span<SampleRow> rows, std::span<int32_t> drawn);
 
+  // Copies whole cache blocks of every layer, in order. Throws std::invalid_argument when a block does not exist.
+  void copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets);
+
   int num_threads() const { return pool_.num_threads(); }
   const char* kernels_name() const { return kernels_.name; }
   size_t cache_bytes() const;

@@ -149,7 +149,7 @@ class Engine:
         """Assert that queues, blocks and replies agree; for tests and idle moments."""
         self.scheduler.check_integrity()
         unfinished = {request for requests in self._requests.values() for request in requests}
-        assert unfinished == {*self.scheduler.running, *self.scheduler.waiting}
+        assert unfinished == {*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.pending}
         assert self._replies.keys() <= unfinished
 
     def _check_alive(self) -> None:

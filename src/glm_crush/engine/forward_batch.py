@@ -25,7 +25,7 @@ class ForwardBatchBuilder:
         self._query_start = np.zeros(num_seqs + 1, np.int32)
         self._context_lens = np.zeros(num_seqs, np.int32)
         self._block_tables = np.full((num_seqs, max_blocks), -1, np.int32)
-        self._logit_rows = np.zeros(num_tokens, np.int32)
+        self._logit_rows = np.zeros(num_tokens + num_seqs, np.int32)  # forks have rows without tokens
         self._all_positions = np.arange(limits.max_context, dtype=np.int32)
         # What each row of _block_tables holds: the request's own list (a new one at each admission) and how much of it.
         self._row_table: list[list[int] | None] = [None] * num_seqs
@@ -34,12 +34,17 @@ class ForwardBatchBuilder:
     def build(self, batch: ScheduledBatch) -> ForwardBatch:
         """Lay out the tokens of all requests back to back.
 
-        Logit rows are, per request in order: one for each scored prompt position, then one if it samples.
+        Logit rows are, per request in order: one for each scored prompt position, then one if it samples. A fork has
+        no tokens and no sequence: its row is that of the request before it.
         """
         token = row = num_rows = 0
         for scheduled in batch.requests:
             request, start, count = scheduled.request, scheduled.start, scheduled.num_tokens
             end = start + count
+            if count == 0:
+                self._logit_rows[num_rows] = token - 1
+                num_rows += 1
+                continue
             if count == 1:
                 self._token_ids[token] = request.token_ids[start]
                 self._positions[token] = start

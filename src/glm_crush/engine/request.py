@@ -17,8 +17,9 @@ __all__ = ["Request", "RequestStatus"]
 
 
 class RequestStatus(Enum):
-    """Where a request stands. A preempted request is WAITING again."""
+    """Where a request stands. A preempted request is WAITING again; a PENDING one is in no queue, before a fork."""
 
+    PENDING = auto()
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
@@ -34,7 +35,7 @@ class Request:
         max_tokens: reply length at which the request ends, resolved against the context.
         stop_token_ids: ids that end the reply, end-of-text ids included unless ignored.
         seed: of the random stream, resolved; differs between the replies of one call.
-        priority: lower goes first; equal priorities go in order of `arrival`.
+        priority: lower goes first; equal priorities go in order of `arrival`, the replies of one call by `index`.
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
         num_cached_tokens: prompt tokens that were found there at the first admission.
@@ -97,7 +98,7 @@ class Request:
         self.prefix = Prefix(cache_salt.encode())
         self.num_cached_tokens = 0
         self.cache_report: CacheReport | None = None
-        self.arrival = -1  # set by the scheduler: its place in the queue among equal priorities
+        self.arrival = -1  # set by the scheduler: the call's place in the queue among equal priorities
         self.num_preemptions = 0
         self.arrival_time = arrival_time
         self.first_scheduled_time: float | None = None
@@ -107,6 +108,11 @@ class Request:
     def num_tokens(self) -> int:
         """Prompt and reply."""
         return len(self.token_ids)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all of its tokens are computed: it has drawn, and waits for others to know what to go on with."""
+        return self.num_computed_tokens == len(self.token_ids)
 
     @property
     def num_output_tokens(self) -> int:
@@ -138,9 +144,9 @@ class Request:
         )
 
     @property
-    def order(self) -> tuple[int, int]:
+    def order(self) -> tuple[int, int, int]:
         """Sort key of the queues: who goes first."""
-        return (self.priority, self.arrival)
+        return (self.priority, self.arrival, self.index)
 
     def add_prompt_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Record the next prompt token's."""

@@ -24,7 +24,10 @@ __all__ = ["Executor", "Runner", "StepResult"]
 
 
 class Executor(Protocol):
-    """What runs a program over its KV cache; both calls write the cache."""
+    """What runs a program over its KV cache; every call writes the cache."""
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy whole blocks of the cache, in every layer and in order."""
 
     def forward(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
         """Logits, float32 `[num_logit_rows, vocab_size]`."""
@@ -67,6 +70,9 @@ class Runner:
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """Compute the step's tokens and draw from the logits."""
+        if batch.copies:
+            sources, targets = np.array(batch.copies, np.int32).T.copy()
+            self._executor.copy_blocks(sources, targets)
         forward_batch = self._forward_batch.build(batch)
         sample_batch = self._sample_batch.build(batch)
         if sample_batch.num_rows == 0:

@@ -14,14 +14,15 @@ from operator import attrgetter
 
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.followers import Followers
+from glm_crush.engine.forks import Forks
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request, RequestStatus
+from glm_crush.engine.scheduled_batch import ScheduledBatch, ScheduledRequest, part_of_step
 from glm_crush.errors import ContextLengthError, OverloadedError
 from glm_crush.types import FinishReason
 
 __all__ = ["ScheduledBatch", "ScheduledRequest", "Scheduler", "SchedulerLimits"]
 
-_NO_POSITIONS = range(0)
 _ORDER = attrgetter("order")
 
 
@@ -48,40 +49,6 @@ class SchedulerLimits:
         assert self.max_scored_rows > 0
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledRequest:
-    """One request's part of a step.
-
-    Attributes:
-        start, num_tokens: computes tokens `[start, start + num_tokens)` of the request.
-        samples: the step reaches the request's last token, so that it yields a new one.
-        scored: prompt positions whose logprob this step yields; the logits of `p - 1` score prompt token `p`.
-    """
-
-    request: Request
-    start: int
-    num_tokens: int
-    samples: bool
-    scored: range = _NO_POSITIONS
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledBatch:
-    """One engine step: who computes what, and who lost its blocks to make room.
-
-    Attributes:
-        num_decode_steps: tokens that each request draws, one after the other; more than 1 only if all do nothing else.
-    """
-
-    requests: tuple[ScheduledRequest, ...]
-    preempted: tuple[Request, ...] = ()
-    num_decode_steps: int = 1
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(scheduled.num_tokens for scheduled in self.requests) * self.num_decode_steps
-
-
 class Scheduler:
     """Owns the queues: first come, first served within a priority.
 
@@ -95,11 +62,18 @@ class Scheduler:
         self.waiting: list[Request] = []  # both lists are sorted by Request.order
         self.running: list[Request] = []
         self._pool = pool
+        self._forks = Forks(pool)
+        self._copies: list[tuple[int, int]] = []  # of the step being planned
         self._num_arrivals = 0
 
     @property
     def has_unfinished(self) -> bool:
         return bool(self.running or self.waiting)
+
+    @property
+    def pending(self) -> list[Request]:
+        """Replies that wait for the first of their call to compute the prompt."""
+        return [request for siblings in self._forks.pending.values() for request in siblings]
 
     @property
     def cache_usage(self) -> float:
@@ -126,7 +100,7 @@ class Scheduler:
             self._check_possible(request)
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Queue the replies of one call, all or none.
+        """Queue replies, all or none. Of one call's the first computes the prompt, and the others go on from there.
 
         Raises:
             ContextLengthError: one of them can never run here; states the numbers.
@@ -138,10 +112,28 @@ class Scheduler:
                 f"{len(self.waiting)} requests are waiting and the queue holds {self.limits.max_queue_size}; "
                 "try again later or raise max_queue_size"
             )
-        for request in requests:
-            request.arrival = self._num_arrivals
-            self._num_arrivals += 1
-            insort(self.waiting, request, key=_ORDER)
+        for first in requests:
+            if first.index == 0:
+                replies = [request for request in requests if request.request_id == first.request_id]
+                for request in replies:
+                    request.arrival = self._num_arrivals
+                self._num_arrivals += 1
+                self._enter(self.waiting, first)
+                self._forks.wait_for(first, replies[1:])
+
+    def fork(self, source: Request, target: Request) -> None:
+        """Let `target`, a PENDING request of the same call, go on from where `source` stands.
+
+        They share every block. Where there is no room for it to run now, it waits and is computed again.
+        """
+        assert target.status is RequestStatus.PENDING
+        target.arrival = source.arrival
+        target.token_ids = source.token_ids[:]
+        if source.status is RequestStatus.RUNNING and len(self.running) < self.limits.max_num_seqs:
+            self._forks.share(source, target, source.num_computed_tokens)
+            self._enter(self.running, target)
+        else:
+            self._enter(self.waiting, target)
 
     def schedule(self, *, max_decode_steps: int = 1) -> ScheduledBatch:
         """Plan one step: iteration-level scheduling (Yu et al., Orca, OSDI '22) with preemption.
@@ -151,15 +143,20 @@ class Scheduler:
         the pool and moves requests between the queues. Where all requests decode and nobody waits, the step may draw
         up to `max_decode_steps` tokens for each.
         """
+        self._copies = []
         for request in self.running:
             self._store_prefix(request)
         scheduled, preempted, budget_left = self._extend_running()
         if not preempted:
             self._admit_waiting(scheduled, budget_left)
+        while not scheduled and self.waiting and self.running:
+            # Whoever runs is held for somebody who waits for room: the last in order make it.
+            self._preempt_last(preempted)
+            self._admit_waiting(scheduled, budget_left)
         num_decode_steps = 1
         if max_decode_steps > 1 and not preempted and not self.waiting and len(scheduled) == len(self.running):
             num_decode_steps = self._reserve_decode_steps(scheduled, max_decode_steps)
-        return ScheduledBatch(tuple(scheduled), tuple(preempted), num_decode_steps)
+        return ScheduledBatch(tuple(scheduled), tuple(preempted), num_decode_steps, tuple(self._copies))
 
     def update(self, batch: ScheduledBatch) -> None:
         """Record that `batch` was computed; the caller appends the drawn tokens to their requests."""
@@ -168,13 +165,22 @@ class Scheduler:
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request, wherever it is, and give back its blocks."""
-        queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
-        position = bisect_left(queue, request.order, key=_ORDER)
-        assert queue[position] is request
-        del queue[position]
-        self._release(request)
+        self.withdraw(request)
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
+
+    def withdraw(self, request: Request) -> None:
+        """Take a request out of its queue and give back its blocks; `fork` may bring it back."""
+        heir = self._forks.remove(request)
+        if heir is not None:
+            self._enter(self.waiting, heir)
+        if request.status is not RequestStatus.PENDING:
+            queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
+            position = bisect_left(queue, request.order, key=_ORDER)
+            assert queue[position] is request
+            del queue[position]
+            self._release(request)
+            request.status = RequestStatus.PENDING
 
     def check_integrity(self) -> None:
         """Assert that queues, statuses and block tables agree; for tests and idle moments."""
@@ -182,11 +188,13 @@ class Scheduler:
             assert all(request.status is status for request in queue)
             orders = [request.order for request in queue]
             assert orders == sorted(set(orders))
-        assert all(not r.block_table and r.num_computed_tokens == 0 for r in self.waiting)
+        assert all(not r.block_table and r.num_computed_tokens == 0 for r in (*self.waiting, *self.pending))
+        assert all(request.status is RequestStatus.PENDING for request in self.pending)
+        assert self._forks.pending.keys() <= {*self.waiting, *self.running}
         assert len(self.running) <= self.limits.max_num_seqs
         for request in self.running:
             assert request.num_computed_tokens <= len(request.block_table) * self._pool.block_size
-            assert request.num_computed_tokens < request.num_tokens
+            assert request.num_computed_tokens <= request.num_tokens
             if self.prefix_cache is not None:
                 known = self.prefix_cache.blocks(request.prefix)
                 assert request.block_table[: len(known)] == known
@@ -215,7 +223,9 @@ class Scheduler:
             if remaining > 1:
                 to_share -= num_tokens
             budget_left -= num_tokens
-            scheduled.append(_part_of_step(request, num_tokens))
+            num_forks = self._schedule_part(scheduled, request, num_tokens, to_share)
+            to_share -= num_forks
+            budget_left -= num_forks
         return scheduled, preempted, budget_left
 
     def _admit_waiting(self, scheduled: list[ScheduledRequest], budget_left: int) -> None:
@@ -224,7 +234,7 @@ class Scheduler:
         Nobody overtakes the head of the queue, except while it waits for a block that another request computes.
         """
         # Requests that are further behind than the budget reached still want all of it.
-        if len(scheduled) < len(self.running):
+        if len(scheduled) < len(self.running) and len(scheduled) < sum(not r.is_held for r in self.running):
             return
         followers = Followers(self.prefix_cache, self.running)
         position = 0
@@ -243,7 +253,34 @@ class Scheduler:
             followers.add(request)
             num_tokens = self._chunk(request, request.num_tokens - request.num_computed_tokens, budget_left)
             budget_left -= num_tokens
-            scheduled.append(_part_of_step(request, num_tokens))
+            budget_left -= self._schedule_part(scheduled, request, num_tokens, budget_left)
+
+    def _schedule_part(
+        self, scheduled: list[ScheduledRequest], request: Request, num_tokens: int, budget_left: int
+    ) -> int:
+        """Put a request's tokens into the step, and the forks that they allow; returns the number of those.
+
+        A fork takes one of the budget for its row of logits.
+        """
+        part = part_of_step(request, num_tokens)
+        scheduled.append(part)
+        if not part.samples or request not in self._forks.pending:
+            return 0
+        num_forks = 0
+        for sibling in self._forks.take_pending(request):
+            has_room = len(self.running) < self.limits.max_num_seqs and self._pool.num_free > len(self.running)
+            if num_forks < budget_left and has_room:
+                self._forks.share_prompt(request, sibling)
+                self._enter(self.running, sibling)
+                scheduled.append(ScheduledRequest(sibling, request.num_prompt_tokens, 0, True))
+                num_forks += 1
+            else:
+                self._enter(self.waiting, sibling)
+        return num_forks
+
+    def _enter(self, queue: list[Request], request: Request) -> None:
+        request.status = RequestStatus.RUNNING if queue is self.running else RequestStatus.WAITING
+        insort(queue, request, key=_ORDER)
 
     def _take_blocks(self, request: Request) -> list[int] | None:
         """A table for all of the request's tokens, cached blocks first; None if there are too few blocks."""
@@ -264,8 +301,7 @@ class Scheduler:
         """Move a request that is out of the queue to the running ones."""
         request.block_table = blocks
         request.num_computed_tokens = request.prefix.length
-        request.status = RequestStatus.RUNNING
-        insort(self.running, request, key=_ORDER)
+        self._enter(self.running, request)
         if self.prefix_cache is not None and request.cache_report is None:
             request.num_cached_tokens = request.num_computed_tokens
             request.cache_report = self.prefix_cache.report(
@@ -298,23 +334,33 @@ class Scheduler:
         return min(remaining, budget)
 
     def _extend_blocks(self, request: Request, preempted: list[Request]) -> bool:
-        """Make the block table reach the last token; False when `request` itself had to give up its blocks."""
-        missing = self._pool.num_blocks_for(len(request.token_ids)) - len(request.block_table)
-        while missing > 0:
-            blocks = self._pool.try_allocate(missing)
+        """Make the block table reach the last token, in blocks that only this request writes.
+
+        Returns: False when `request` itself had to give up its blocks.
+        """
+        while True:
+            missing = max(0, self._pool.num_blocks_for(len(request.token_ids)) - len(request.block_table))
+            shared = self._forks.shared_place(request)
+            count = missing if shared is None else missing + 1
+            if count == 0:
+                return True
+            blocks = self._pool.try_allocate(count)
             if blocks is not None:
+                if shared is not None:
+                    self._copies.append(self._forks.replace(request, shared, blocks.pop()))
                 request.block_table.extend(blocks)
-                break
+                return True
             # The last in order has not been scheduled yet in this step, since the step goes in order.
-            victim = self.running.pop()
-            self._release(victim)
-            victim.status = RequestStatus.WAITING
-            victim.num_preemptions += 1
-            insort(self.waiting, victim, key=_ORDER)
-            preempted.append(victim)
-            if victim is request:
+            if self._preempt_last(preempted) is request:
                 return False
-        return True
+
+    def _preempt_last(self, preempted: list[Request]) -> Request:
+        victim = self.running.pop()
+        self._release(victim)
+        self._enter(self.waiting, victim)
+        victim.num_preemptions += 1
+        preempted.append(victim)
+        return victim
 
     def _release(self, request: Request) -> None:
         """Give back the blocks; what is lost of them until the request resumes will be computed again."""
@@ -347,13 +393,3 @@ class Scheduler:
                 "Shorten the prompt, lower max_tokens or raise kv_cache_tokens.",
                 parameter="max_tokens" if request.num_prompt_tokens < self._capacity else "prompt",
             )
-
-
-def _part_of_step(request: Request, num_tokens: int) -> ScheduledRequest:
-    start = request.num_computed_tokens
-    end = start + num_tokens
-    scored = _NO_POSITIONS
-    if request.prompt_logprobs is not None:
-        # Positions scored before a preemption are not scored again.
-        scored = range(max(start + 1, len(request.prompt_logprobs)), min(end + 1, request.num_prompt_tokens))
-    return ScheduledRequest(request, start, num_tokens, end == len(request.token_ids), scored)

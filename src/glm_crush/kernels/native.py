@@ -139,6 +139,17 @@ class Executor:
             raise KernelError(str(error)) from error
         return drawn
 
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy whole blocks of the cache, in every layer and in order: `sources[i]` to `targets[i]`.
+
+        Raises:
+            KernelError: a block does not exist.
+        """
+        try:
+            self._executor.copy_blocks(sources, targets)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+
     def _step(
         self,
         batch: ForwardBatch,

@@ -7,6 +7,7 @@ Above: tests, and `make oracle`. Below: `reference_math`, `reference_attention`,
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from glm_crush.errors import KernelError
 from glm_crush.kernels.program import (
@@ -75,6 +76,12 @@ class ReferenceExecutor:
             else:
                 self._run(op, buffers, batch)
         return logits
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copies whole blocks of the cache, in every layer and in order."""
+        for cache in self._caches:
+            for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
+                cache.copy_block(source, target)
 
     def _run(self, op: Op, buffers: list[Float32], batch: ForwardBatch) -> None:
         """Runs one operation that writes a buffer."""

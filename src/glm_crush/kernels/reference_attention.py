@@ -37,6 +37,12 @@ class PagedCache:
         self.keys[slots] = round_to_bfloat16(keys) if self._round else keys
         self.values[slots] = round_to_bfloat16(values) if self._round else values
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies all positions of one block to another."""
+        size = self.block_size
+        for array in (self.keys, self.values):
+            array[target * size : (target + 1) * size] = array[source * size : (source + 1) * size]
+
     def slots(self, block_table: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Where those positions of one sequence lie.
 
