@@ -102,8 +102,13 @@ def test_every_command_of_a_chat_is_in_the_commands_page() -> None:
 # --- server ---
 
 
-def test_every_route_is_in_the_server_page() -> None:
-    documented = set(re.findall(r"`(GET|POST) ([^`]+)`", page("openai-server.md")))
+def server_pages() -> str:
+    """The page of the server and those of its further protocols and routes."""
+    return page("openai-server.md") + "".join(path.read_text() for path in sorted((DOCS / "apis").glob("*.md")))
+
+
+def test_every_route_is_in_a_page_of_the_server() -> None:
+    documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^`]*)`", server_pages()))
     served = {
         (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
         for route in create_app([], ApiSettings()).routes

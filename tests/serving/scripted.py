@@ -22,7 +22,9 @@ from glm_crush.types import Message, SamplingParams, TokenLogprobs
 class ByteCodec:
     """One UTF-8 byte is one token; a conversation is `role:content|` pairs and `assistant:`."""
 
-    def encode(self, text: str) -> list[int]:
+    chat_template = "role:content|"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
     def decode(self, token_ids: Sequence[int]) -> str:

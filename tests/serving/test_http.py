@@ -91,6 +91,7 @@ def test_the_openapi_document_describes_every_route_and_its_body(start_server: S
     assert schema["additionalProperties"] is False
     assert set(document["paths"]) == {
         *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"),
+        *("/v1/chat/completions/render", "/v1/completions/render", "/tokenize", "/detokenize"),
         *("/health", "/ready", "/version"),
     }
     page = httpx2.get(f"{server.url}/docs").text

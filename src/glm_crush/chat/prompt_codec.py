@@ -36,9 +36,9 @@ class PromptCodec:
         template = chat_template_for(loaded.chat_template, loaded.tokenizer_config, model_type)
         return cls(loaded.tokenizer, template)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text as a prompt, with the tokens the model wants at the start."""
-        return self.tokenizer.encode(text, add_special_tokens=True)
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of plain text as a prompt, with the tokens the model wants at the start unless told otherwise."""
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def render(
         self,

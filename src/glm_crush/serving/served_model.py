@@ -46,8 +46,13 @@ class GenerationEngine(Protocol):
 class TextCodec(Protocol):
     """Tokenizer and chat template of one model."""
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text as a prompt, with the tokens the model wants at the start."""
+    @property
+    def chat_template(self) -> object | None:
+        """What renders conversations; None = the model takes plain prompts only."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of plain text as a prompt, with the tokens the model wants at the start unless told otherwise."""
         ...
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool, **variables: Any) -> list[int]:

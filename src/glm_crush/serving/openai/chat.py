@@ -19,7 +19,7 @@ from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.types import Message
 
-__all__ = ["ChatCompletions"]
+__all__ = ["ChatCompletions", "chat_message", "turn_request"]
 
 
 class ChatCompletions:
@@ -33,7 +33,7 @@ class ChatCompletions:
         """Answer one request, as a stream or as one object; a client that goes away ends the generation."""
         request = await read_request(ChatRequest, http)
         model = await hold_model(self._models, request.model, http)
-        turn = await prepare_turn(model, _turn_request(request, model))
+        turn = await prepare_turn(model, turn_request(request, model))
         head = new_head("chatcmpl", model)
         if request.stream:
             include_usage = request.stream_options is not None and request.stream_options.include_usage
@@ -43,9 +43,14 @@ class ChatCompletions:
         return Response(status_code=499) if reply is None else json_response(reply)
 
 
-def _turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
+def turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
+    """The turn that a request asks for.
+
+    Raises:
+        InvalidParameterError: a parameter is out of range or not supported; names it.
+    """
     return TurnRequest(
-        messages=[_message(message) for message in request.messages],
+        messages=[chat_message(message) for message in request.messages],
         params=chat_sampling_params(request, model.default_params),
         wish=reply_wish(request),
         variables=request.chat_template_kwargs or {},
@@ -54,7 +59,7 @@ def _turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
     )
 
 
-def _message(message: ChatMessage) -> Message:
+def chat_message(message: ChatMessage) -> Message:
     """The message as chat templates expect it: text parts joined, unset fields left out."""
     content = message.content
     text = "".join(part.text for part in content) if isinstance(content, list) else content

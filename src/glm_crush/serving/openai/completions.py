@@ -23,7 +23,7 @@ from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.types import CompletionOutput, RequestOutput
 
-__all__ = ["Completions"]
+__all__ = ["Completions", "encode_prompts"]
 
 MOST_PROMPTS = 256
 
@@ -44,7 +44,7 @@ class Completions:
         if structured is not None:
             await model.check_grammar(structured, "structured_outputs")
             params = replace(params, structured=structured)
-        prompts = await _encode_prompts(request, model)
+        prompts = await encode_prompts(request, model)
         head = new_head("cmpl", model)
         exchange = Exchange(
             request,
@@ -73,7 +73,7 @@ class Completions:
         return await exchange.respond(http, head, "text_completion", encode, build)
 
 
-async def _encode_prompts(request: CompletionRequest, model: ServedModel) -> list[list[int]]:
+async def encode_prompts(request: CompletionRequest, model: ServedModel) -> list[list[int]]:
     """One list of ids per prompt.
 
     Raises:

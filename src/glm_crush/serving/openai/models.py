@@ -30,11 +30,21 @@ class Models:
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
-    """OpenAI's four fields, and the context length under vLLM's name."""
+    """OpenAI's four fields, the context length and root under vLLM's names, and what may be asked of the model."""
+    replies = model.replies
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "glm-crush",
+        "root": model.name,
+        "parent": None,
         "max_model_len": model.context_length,
+        "capabilities": {
+            "completion": True,
+            "chat": model.codec.chat_template is not None,
+            "tools": replies is not None and model.codec.chat_template is not None,
+            "reasoning": replies is not None and replies.markers.can_reason,
+            "structured_outputs": model.grammars is not None,
+        },
     }

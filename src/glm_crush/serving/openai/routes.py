@@ -10,6 +10,7 @@ from glm_crush.serving.openai.chat import ChatCompletions
 from glm_crush.serving.openai.completions import Completions
 from glm_crush.serving.openai.models import Models
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.serving.openai.tokenize import tokenize_routes
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
@@ -27,4 +28,5 @@ def openai_routes(models: ServedModels, settings: ApiSettings) -> list[ApiRoute]
         (Endpoint("POST", "/v1/completions", "Complete prompts.", CompletionRequest, True), completions.create),
         (Endpoint("GET", "/v1/models", "The models served."), catalogue.list),
         (Endpoint("GET", "/v1/models/{model_id}", "One model."), catalogue.retrieve),
+        *tokenize_routes(models),
     ]
