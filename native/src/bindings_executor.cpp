@@ -34,6 +34,7 @@ class ProgramReader {
   Program read(nb::handle source) {
     Program program;
     program.vocab_size = integer(source, "vocab_size");
+    program.output_size = integer(source, "output_size");
     program.max_position = integer(source, "max_position");
     for (nb::handle width : source.attr("buffers")) program.buffers.push_back(nb::cast<int>(width));
     for (nb::handle r : source.attr("ropes")) {
@@ -65,6 +66,10 @@ class ProgramReader {
   const float* optional_vector(nb::handle owner, const char* field, size_t size) {
     nb::object name = owner.attr(field);
     return name.is_none() ? nullptr : vector(nb::cast<std::string>(name), size);
+  }
+
+  const float* required_vector(nb::handle owner, const char* field, size_t size) {
+    return vector(nb::cast<std::string>(owner.attr(field)), size);
   }
 
   Norm norm(nb::handle owner, const char* field, int width) {
@@ -111,8 +116,10 @@ class ProgramReader {
     const std::string name = nb::cast<std::string>(op.attr("activation"));
     if (name == "silu_gate") return Epilogue::silu_gate;
     if (name == "gelu_gate") return Epilogue::gelu_gate;
+    if (name == "gelu") return Epilogue::gelu;
+    if (name == "tanh") return Epilogue::tanh;
     if (name == "none") return Epilogue::store;
-    throw std::invalid_argument("activation '" + name + "' is unknown; known: none, silu_gate, gelu_gate");
+    throw std::invalid_argument("activation '" + name + "' is unknown; known: none, silu_gate, gelu_gate, gelu, tanh");
   }
 
   static int gated_rows(int intermediate) { return 2 * ((intermediate + kPanelRows - 1) / kPanelRows) * kPanelRows; }
@@ -143,17 +150,33 @@ class ProgramReader {
       nb::object softcap = op.attr("softcap");
       const int vocab = integer(op, "vocab_size");
       return LogitsOp{input, norm(op, "norm", input.width), matrix(op, "weight", vocab, input.width), vocab, number(op, "scale"),
-                      softcap.is_none() ? 0.0f : nb::cast<float>(softcap)};
+                      softcap.is_none() ? 0.0f : nb::cast<float>(softcap), optional_vector(op, "bias", static_cast<size_t>(vocab))};
     }
+    if (kind == "EmbedPositions") return read_embed_positions(op);
+    if (kind == "LayerNorm") {
+      const View input = view(op, "input");
+      const auto width = static_cast<size_t>(input.width);
+      return LayerNormOp{input, required_vector(op, "weight", width), required_vector(op, "bias", width), number(op, "eps"), view(op, "out")};
+    }
+    if (kind == "Pool") return PoolOp{view(op, "input"), view(op, "out")};
+    if (kind == "Output") return OutputOp{view(op, "input"), nb::cast<bool>(op.attr("normalize"))};
     throw std::invalid_argument("operation '" + kind + "' is unknown to this executor");
+  }
+
+  Op read_embed_positions(nb::handle op) {
+    EmbedPositionsOp e{view(op, "out"), nullptr, integer(op, "num_positions"), integer(op, "offset"), nullptr, integer(op, "num_types")};
+    const auto width = static_cast<size_t>(e.out.width);
+    e.positions = required_vector(op, "positions", static_cast<size_t>(e.num_positions) * width);
+    e.types = optional_vector(op, "types", static_cast<size_t>(e.num_types) * width);
+    return e;
   }
 
   Op read_linear(nb::handle op) {
     const View input = view(op, "input"), out = view(op, "out");
     Epilogue epilogue = activation(op);
-    const bool gated = epilogue != Epilogue::store;
+    const bool gated = epilogue == Epilogue::silu_gate || epilogue == Epilogue::gelu_gate;
     if (nb::cast<bool>(op.attr("accumulate"))) {
-      if (gated) throw std::invalid_argument("a gated Linear cannot accumulate");
+      if (epilogue != Epilogue::store) throw std::invalid_argument("a Linear with an activation cannot accumulate");
       epilogue = Epilogue::add;
     }
     const int rows = gated ? gated_rows(out.width) : out.width;
@@ -191,6 +214,7 @@ class ProgramReader {
     a.key_norm = norm(op, "key_norm", a.key_dim);
     nb::object window = op.attr("window");
     a.window = window.is_none() ? 0 : nb::cast<int>(window);
+    a.causal = nb::cast<bool>(op.attr("causal"));
     return a;
   }
 
@@ -292,6 +316,7 @@ class PyExecutor {
     b.query_start = span("query_start");
     b.context_lens = span("context_lens");
     b.logit_rows = span("logit_rows");
+    if (!nb::object(batch.attr("token_types")).is_none()) b.token_types = span("token_types");
     nb::object tables = batch.attr("block_tables");
     keep.push_back(tables);
     auto table = nb::cast<Table<int32_t>>(tables);
@@ -301,8 +326,8 @@ class PyExecutor {
   }
 
   void check_logits(const Logits& logits, const Batch& b) const {
-    if (logits.shape(0) < b.logit_rows.size() || logits.shape(1) != static_cast<size_t>(executor_->program().vocab_size)) {
-      throw std::invalid_argument("logits must be [" + std::to_string(b.logit_rows.size()) + ", " + std::to_string(executor_->program().vocab_size) + "]");
+    if (logits.shape(0) < b.logit_rows.size() || logits.shape(1) != static_cast<size_t>(executor_->program().output_size)) {
+      throw std::invalid_argument("logits must be [" + std::to_string(b.logit_rows.size()) + ", " + std::to_string(executor_->program().output_size) + "]");
     }
   }
 

@@ -104,7 +104,7 @@ void matmul(const std::string& variant, const std::string& format, In1<uint8_t> 
   args.out = out.data();
   args.out_stride = out.shape(1);
   args.bias = data_or_null(bias);
-  args.epilogue = static_cast<Epilogue>(index_of(epilogue, {"store", "add", "silu_gate", "gelu_gate"}));
+  args.epilogue = static_cast<Epilogue>(index_of(epilogue, {"store", "add", "silu_gate", "gelu_gate", "gelu", "tanh"}));
   kernels.matmul[index](args);
 }
 
@@ -114,6 +114,10 @@ void lookup_row(const std::string& variant, const std::string& format, In1<uint8
 
 void rms_norm(const std::string& variant, In1<float> x, In1<float> weight, float eps, Out1<float> out) {
   select_kernels(variant.c_str()).rms_norm(x.data(), weight.data(), eps, size(x, 0), out.data());
+}
+
+void layer_norm(const std::string& variant, In1<float> x, In1<float> weight, In1<float> bias, float eps, Out1<float> out) {
+  select_kernels(variant.c_str()).layer_norm(x.data(), weight.data(), bias.data(), eps, size(x, 0), out.data());
 }
 
 void rope(const std::string& variant, Out1<float> x, In1<float> cos, In1<float> sin, bool interleaved) {
@@ -196,6 +200,7 @@ void bind_kernels(nb::module_& m) {
               nb::arg("out_rows") = nb::none(), nb::arg("row_weight") = nb::none());
   kernels.def("lookup_row", &lookup_row, nb::arg("variant"), nb::arg("format"), nb::arg("panels"), nb::arg("cols"), nb::arg("row"), nb::arg("scale"), nb::arg("out"));
   kernels.def("rms_norm", &rms_norm, nb::arg("variant"), nb::arg("x"), nb::arg("weight"), nb::arg("eps"), nb::arg("out"));
+  kernels.def("layer_norm", &layer_norm, nb::arg("variant"), nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("eps"), nb::arg("out"));
   kernels.def("rope", &rope, nb::arg("variant"), nb::arg("x"), nb::arg("cos"), nb::arg("sin"), nb::arg("interleaved"));
   kernels.def("dot_rows", &dot_rows, nb::arg("variant"), nb::arg("x"), nb::arg("w"), nb::arg("out"));
   kernels.def("vocabulary_sum", &vocabulary_sum, nb::arg("variant"), nb::arg("logits"), nb::arg("inverse_temperature"), nb::arg("maxima"));

@@ -82,6 +82,12 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   widest_ = needs.columns;
   for (size_t i = 0; i < program_.ops.size(); ++i) {
     if (std::holds_alternative<AttentionOp>(program_.ops[i])) last_attention_ = i;
+    if (std::holds_alternative<PoolOp>(program_.ops[i])) pools_ = whole_sequences_ = true;
+    if (const auto* attention = std::get_if<AttentionOp>(&program_.ops[i]); attention && !attention->causal) whole_sequences_ = true;
+    if (const auto* embed = std::get_if<EmbedPositionsOp>(&program_.ops[i])) {
+      num_positions_ = embed->num_positions - embed->offset;
+      num_types_ = embed->num_types;
+    }
   }
   for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
   for (const CacheLayer& layer : program_.caches) {
@@ -172,6 +178,7 @@ void Executor::check(const Batch& b, size_t num_rows) const {
       }
     }
   }
+  check_encoder(b);
   for (int row : b.logit_rows) {
     if (row < 0 || row >= static_cast<int>(tokens)) refuse("logit_rows names row " + number(row) + " of " + number(tokens));
   }
@@ -187,10 +194,10 @@ std::shared_ptr<const std::vector<TilePlan>> Executor::plan_attention(const Batc
   for (const Op& op : program_.ops) {
     const auto* attention = std::get_if<AttentionOp>(&op);
     if (!attention) continue;
-    const auto matches = [&](const TilePlan& p) { return p.num_heads == attention->num_heads && p.num_kv_heads == attention->num_kv_heads; };
+    const auto matches = [&](const TilePlan& p) { return p.num_heads == attention->num_heads && p.num_kv_heads == attention->num_kv_heads && p.causal == attention->causal; };
     auto plan = std::find_if(plans->begin(), plans->end(), matches);
     if (plan == plans->end()) {
-      plan = plans->insert(plan, TilePlan{attention->num_heads, attention->num_kv_heads, {}, {}, 0});
+      plan = plans->insert(plan, TilePlan{attention->num_heads, attention->num_kv_heads, attention->causal, {}, {}, 0});
       plan_tiles(batch, *plan);
     }
     const size_t row_floats = static_cast<size_t>(round_up(attention->value_dim, 16) + 2);
@@ -209,7 +216,7 @@ void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
       const int step = std::max(1, kTileRows / num_heads);
       for (int t = begin; t < end; t += step) {
         const int count = std::min(step, end - t);
-        const int keys = batch.positions[static_cast<size_t>(t + count - 1)] + 1;
+        const int keys = plan.causal ? batch.positions[static_cast<size_t>(t + count - 1)] + 1 : batch.context_lens[s];
         const int chunks = (keys + kChunkKeys - 1) / kChunkKeys;
         plan.tiles.push_back({static_cast<int>(s), kv_head, first_head, num_heads, t, count, first_head * tokens + t * num_heads, 0, chunks, plan.num_partials});
         plan.num_partials += chunks * count * num_heads;

@@ -47,7 +47,7 @@ void StepRunner::fill_rope_tables(int begin, int end) {
 void StepRunner::execute(const AttentionOp& op) {
   const TilePlan* plan = nullptr;
   for (const TilePlan& p : *step.tile_plans) {
-    if (p.num_heads == op.num_heads && p.num_kv_heads == op.num_kv_heads) plan = &p;
+    if (p.num_heads == op.num_heads && p.num_kv_heads == op.num_kv_heads && p.causal == op.causal) plan = &p;
   }
   share_out(tokens * op.num_kv_heads, kEvenParts, [&](int begin, int end) { rotate_and_store(op, begin, end); });
   if (plan->items.empty()) attend_whole_tiles(op, *plan);
@@ -99,7 +99,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
         kernels.store_query(shape.type, query, op.key_dim, shape.key_dim, op.scale * kLog2e,
                             executor.queries_.data() + at * static_cast<size_t>(shape.key_dim) * element);
         first_key[at] = op.window > 0 ? std::max(0, position + 1 - op.window) : 0;
-        last_key[at] = position + 1;
+        last_key[at] = op.causal ? position + 1 : batch.context_lens[static_cast<size_t>(executor.sequence_of_token_[static_cast<size_t>(t)])];
       }
     }
   });

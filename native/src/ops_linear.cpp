@@ -30,7 +30,7 @@ void StepRunner::run() {
 void StepRunner::keep_logit_rows() {
   const auto& wanted = batch.logit_rows;
   const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
-  if (static_cast<int>(wanted.size()) >= tokens || !ascending) return;
+  if (executor.pools_ || static_cast<int>(wanted.size()) >= tokens || !ascending) return;
   share_out(static_cast<int>(executor.buffers_.size()), 1, [&](int begin, int end) {
     for (int b = begin; b < end; ++b) {
       const auto width = static_cast<size_t>(executor.program_.buffers[static_cast<size_t>(b)]);
@@ -165,6 +165,7 @@ void StepRunner::execute(const LogitsOp& op) {
   args.out = step.logits;
   args.out_stride = static_cast<size_t>(op.vocab_size);
   args.out_columns = op.vocab_size;
+  args.bias = op.bias;
   matmul(args, op.weight, rows, [&](const Rows& prepared, int r) {
     const int token = only_logit_rows ? r : batch.logit_rows[static_cast<size_t>(r)];
     prepare(normalised(row(op.input, token), op.norm, op.input.width), op.input.width, prepared, r);

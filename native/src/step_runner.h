@@ -86,6 +86,12 @@ class StepRunner {
   void execute(const MoeOp& op);
   void execute(const LogitsOp& op);
 
+  // ops_encoder.cpp
+  void execute(const EmbedPositionsOp& op);
+  void execute(const LayerNormOp& op);
+  void execute(const PoolOp& op);
+  void execute(const OutputOp& op);
+
   // ops_attention.cpp
   void fill_rope_tables(int begin, int end);
   void rotate_and_store(const AttentionOp& op, int begin, int end);

@@ -23,6 +23,7 @@ struct Batch {
   std::span<const int32_t> block_tables;              // [S * max_blocks]
   int max_blocks = 0;
   std::span<const int32_t> logit_rows;                // [R]
+  std::span<const int32_t> token_types;               // [T] or empty
 };
 
 struct ExecutorOptions {
@@ -44,6 +45,7 @@ struct Tile {
 
 struct TilePlan {
   int num_heads = 0, num_kv_heads = 0;
+  bool causal = true;
   std::vector<Tile> tiles;
   std::vector<std::pair<int, int>> items;  // (tile, chunk) when split over chunks, else empty
   int num_partials = 0;                    // rows of partial results
@@ -57,7 +59,7 @@ struct Step {
   float* logits = nullptr;
   std::span<const SampleRow> sample_rows;
   std::span<SampledToken> sampled;
-  std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads)
+  std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads, causal)
 };
 
 class Executor {
@@ -99,6 +101,7 @@ class Executor {
   };
 
   void check(const Batch& batch, size_t num_rows) const;
+  void check_encoder(const Batch& batch) const;
   void walk(int thread, uint32_t number);
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
   void plan_tiles(const Batch& batch, TilePlan& plan) const;
@@ -116,6 +119,9 @@ class Executor {
   Rows shared_rows_;                     // [max_tokens]
   int widest_ = 0;                       // columns, padded
   size_t last_attention_ = 0;            // index of the last Attention operation
+  bool pools_ = false;                   // the program has a Pool: every token is wanted
+  bool whole_sequences_ = false;         // a step computes all tokens of its sequences: pooled, or attention both ways
+  int num_positions_ = 0, num_types_ = 0;  // least of any EmbedPositions, offset taken off; 0: there is none
   // attention
   std::vector<int> sequence_of_token_;
   AlignedBuffer<uint8_t> queries_;

@@ -52,11 +52,11 @@ struct Rows {
   size_t group_stride = 0;
 };
 
-enum class Epilogue : int { store = 0, add, silu_gate, gelu_gate };
+enum class Epilogue : int { store = 0, add, silu_gate, gelu_gate, gelu, tanh };
 
 // y[out_rows[t], r] (epilogue)= row_weight[t] * (a[in_rows[t]] . w[r]) + bias[r]
 // for tokens t in [0, num_tokens) and the rows of panels [panel_begin, panel_end), always whole pairs of panels.
-// Gated epilogues: panel 2i is gate rows, 2i+1 up rows; output column 16i+j gets act(gate) * up.
+// gelu (exact) and tanh: out = f(y). Gated epilogues: panel 2i is gate rows, 2i+1 up rows; output column 16i+j gets act(gate) * up.
 struct MatmulArgs {
   const uint8_t* panels = nullptr;  // panel 0 of this matrix
   int cols = 0;                     // padded
@@ -134,6 +134,9 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight; out may be x. Sixteen partial sums, then a fixed tree.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+
+  // out = (x - mean) / sqrt(variance + eps) * weight + bias; out may be x. Sums as in rms_norm.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n, float* out);
 
   // Rotate `rotary_dim` values in place; cos, sin [rotary_dim / 2].
   void (*rope)(float* x, const float* cos, const float* sin, int rotary_dim, bool interleaved);

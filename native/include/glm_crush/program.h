@@ -42,6 +42,8 @@ struct Rope {
 };
 
 struct EmbedOp { Matrix table; View out; float scale; };
+struct EmbedPositionsOp { View out; const float* positions; int num_positions, offset; const float* types; int num_types; };  // types null: none
+struct LayerNormOp { View input; const float* weight; const float* bias; float eps; View out; };
 struct RmsNormOp { View input; Norm norm; View out; };
 struct AddNormOp { View input; Norm norm; View out; };
 struct LinearOp { View input; Norm norm; Matrix weight; const float* bias; View out; Epilogue epilogue; };
@@ -54,6 +56,7 @@ struct AttentionOp {
   int rope, rope_offset;  // rope -1: none
   Norm query_norm, key_norm;
   int window;  // 0: none
+  bool causal;
 };
 struct MoeOp {
   View input, out;
@@ -67,9 +70,12 @@ struct MoeOp {
   int n_group, topk_group;
   Epilogue activation;
 };
-struct LogitsOp { View input; Norm norm; Matrix weight; int vocab_size; float scale, softcap; };  // softcap 0: none
+struct LogitsOp { View input; Norm norm; Matrix weight; int vocab_size; float scale, softcap; const float* bias; };  // softcap 0: none
+struct PoolOp { View input, out; };
+struct OutputOp { View input; bool normalize; };
 
-using Op = std::variant<EmbedOp, RmsNormOp, AddNormOp, LinearOp, HeadLinearOp, CopyHeadsOp, AttentionOp, MoeOp, LogitsOp>;
+using Op = std::variant<EmbedOp, EmbedPositionsOp, LayerNormOp, RmsNormOp, AddNormOp, LinearOp, HeadLinearOp, CopyHeadsOp, AttentionOp, MoeOp, PoolOp, OutputOp,
+                        LogitsOp>;
 
 struct CacheLayer {
   int num_kv_heads, key_dim, value_dim;
@@ -77,6 +83,7 @@ struct CacheLayer {
 
 struct Program {
   int vocab_size = 0;
+  int output_size = 0;  // columns of what a step returns
   int max_position = 0;
   std::vector<int> buffers;
   std::vector<Rope> ropes;

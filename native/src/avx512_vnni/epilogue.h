@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "../generic/vector.h"
+#include "../generic/activation.h"
 #include "exponential.h"
 
 namespace glm {
@@ -30,6 +30,22 @@ GLM_INLINE __m512 silu_wide(__m512 gate) {
 GLM_INLINE __m512 gelu_wide(__m512 gate) {
   const __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(0.044715f), _mm512_mul_ps(gate, gate)), gate, gate);
   return _mm512_mul_ps(gate, logistic_of_power(_mm512_mul_ps(cubic, _mm512_set1_ps(-2.302208198f))));
+}
+
+// The exact GELU; see exact_gelu for the formula.
+GLM_INLINE __m512 exact_gelu_wide(__m512 x) {
+  const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.7071067811865476f));
+  const __m512 slope = _mm512_fmadd_ps(z, _mm512_set1_ps(kErfcSlope), _mm512_set1_ps(1.0f));
+  const __m512 guess = _mm512_rcp14_ps(slope);
+  const __m512 t = _mm512_mul_ps(guess, _mm512_fnmadd_ps(slope, guess, _mm512_set1_ps(2.0f)));
+  __m512 p = _mm512_set1_ps(kErfcTerms[4]);
+#pragma GCC unroll 4
+  for (int i = 3; i >= 0; --i) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(kErfcTerms[i]));
+  const __m512 power = _mm512_max_ps(_mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.4426950408889634f)), _mm512_set1_ps(-126.0f));
+  const __m512 n = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(power, n)), n));
+  const __m512 half_magnitude = _mm512_mul_ps(z, _mm512_set1_ps(0.7071067811865476f));
+  return _mm512_fnmadd_ps(half_magnitude, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
 }
 
 GLM_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>(count >= 16 ? 0xffffu : (1u << std::max(0, count)) - 1u); }
@@ -67,6 +83,13 @@ GLM_INLINE void finish_tokens(const MatmulArgs& args, int pair, int begin, int t
     if (args.bias) {
       low = _mm512_add_ps(low, low_bias);
       high = _mm512_add_ps(high, high_bias);
+    }
+    if (args.epilogue == Epilogue::gelu) {
+      low = exact_gelu_wide(low);
+      high = exact_gelu_wide(high);
+    } else if (args.epilogue == Epilogue::tanh) {
+      low = hyperbolic_tangent(low);
+      high = hyperbolic_tangent(high);
     }
     if (args.epilogue == Epilogue::add) {
       low = _mm512_add_ps(_mm512_maskz_loadu_ps(low_mask, out), low);

@@ -3,6 +3,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../generic/layer_norm.h"
 #include "../generic/vocabulary_scan.h"
 #include "attention_bf16.h"
 #include "matmul.h"
@@ -19,6 +20,7 @@ const KernelTable* avx512_vnni_kernels() {
       .lookup_row = {lookup_row<Format::q4>, lookup_row<Format::q4a>, lookup_row<Format::q8g>, lookup_row<Format::q8>,
                      lookup_row<Format::bf16>, lookup_row<Format::f32>},
       .rms_norm = rms_norm,
+      .layer_norm = layer_norm,
       .rope = rope,
       .store_kv = store_kv_wide,
       .store_query = store_query_wide,

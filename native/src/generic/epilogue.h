@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "vector.h"
+#include "activation.h"
 
 namespace glm {
 namespace {
@@ -44,6 +44,10 @@ inline void finish(const MatmulArgs& args, int pair, int token, float* y) {
     for (int i = 0; i < 2 * kPanelRows; ++i) y[i] *= args.row_weight[token];
   if (args.bias)
     for (int i = 0; i < count; ++i) y[i] += args.bias[column + i];
+  if (args.epilogue == Epilogue::gelu || args.epilogue == Epilogue::tanh) {
+    const bool is_gelu = args.epilogue == Epilogue::gelu;
+    for (int i = 0; i < 2 * kPanelRows; i += kLanes) store(y + i, is_gelu ? exact_gelu(load<Floats>(y + i)) : hyperbolic_tangent(load<Floats>(y + i)));
+  }
   write_columns(y, count, args.epilogue == Epilogue::add, out + column);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "layer_norm.h"
 #include "matmul.h"
 #include "rows.h"
 #include "vocabulary_scan.h"
@@ -19,6 +20,7 @@ constexpr KernelTable make_kernel_table(const char* name) {
       .lookup_row = {lookup_row<Format::q4>, lookup_row<Format::q4a>, lookup_row<Format::q8g>, lookup_row<Format::q8>,
                      lookup_row<Format::bf16>, lookup_row<Format::f32>},
       .rms_norm = rms_norm,
+      .layer_norm = layer_norm,
       .rope = rope,
       .store_kv = store_kv,
       .store_query = store_query,

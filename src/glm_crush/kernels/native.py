@@ -77,7 +77,8 @@ class Executor:
         except ValueError as error:
             raise KernelError(str(error)) from error
         self._vocab_size = program.vocab_size
-        self._logits = np.empty((1, program.vocab_size), np.float32)
+        self._output_size = program.output_size
+        self._logits = np.empty((1, program.output_size), np.float32)
 
     @property
     def kernels(self) -> str:
@@ -98,10 +99,12 @@ class Executor:
     def forward(self, batch: ForwardBatch) -> npt.NDArray[np.float32]:
         """Run a step and return float32 logits `[len(batch.logit_rows), vocab_size]`, a fresh array.
 
+        A program that ends in `Output` returns hidden states `[len(batch.logit_rows), width]`.
+
         Raises:
             KernelError: the batch does not fit the cache, the vocabulary or the step size.
         """
-        logits = np.empty((len(batch.logit_rows), self._vocab_size), np.float32)
+        logits = np.empty((len(batch.logit_rows), self._output_size), np.float32)
         self._step(batch, logits, None, None)
         return logits
 

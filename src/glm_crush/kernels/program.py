@@ -21,13 +21,17 @@ __all__ = [
     "CacheLayer",
     "CopyHeads",
     "Embed",
+    "EmbedPositions",
     "ForwardBatch",
     "HeadLinear",
+    "LayerNorm",
     "Linear",
     "Logits",
     "MixtureOfExperts",
     "Norm",
     "Op",
+    "Output",
+    "Pool",
     "Program",
     "RmsNorm",
     "Rope",
@@ -97,6 +101,37 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class EmbedPositions:
+    """`out += positions[position + offset] (+ types[token_type])`: learned absolute positions.
+
+    Attributes:
+        positions: float32 `[num_positions, width]`. offset: row of position 0.
+        types: float32 `[num_types, width]` or None; a batch without token types has type 0 everywhere.
+    """
+
+    positions: str
+    out: View
+    num_positions: int
+    offset: int = 0
+    types: str | None = None
+    num_types: int = 0
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """`out = (input - mean) / sqrt(variance + eps) * weight + bias` (Ba et al. 2016); `out` may be `input` itself.
+
+    `weight` and `bias` name float32 vectors.
+    """
+
+    input: View
+    weight: str
+    bias: str
+    eps: float
+    out: View
+
+
+@dataclass(frozen=True)
 class RmsNorm:
     """`out = norm(input)`; `out` may be `input` itself."""
 
@@ -122,8 +157,9 @@ class Linear:
         norm: applied to the input first, or None.
         weight: packed linear; for a gated activation its panels alternate gate and up rows.
         bias: float32 vector `[rows]` or None (never with a gated activation).
-        activation: "none", "silu_gate" (`silu(gate) * up`) or "gelu_gate" (tanh-approximated GELU).
-        accumulate: add to `out` (a residual) instead of storing.
+        activation: "none", "silu_gate" (`silu(gate) * up`), "gelu_gate" (tanh-approximated GELU), or of every
+            column "gelu" (exact: `x * Phi(x)`) or "tanh".
+        accumulate: add to `out` (a residual) instead of storing; only without an activation.
     """
 
     input: View
@@ -166,7 +202,7 @@ class CopyHeads:
 
 @dataclass(frozen=True)
 class Attention:
-    """Rotate, write the cache, attend causally.
+    """Rotate, write the cache, attend.
 
     Order per head: optional RMS norm of query and key heads, rotary embedding on dims
     `[rope_offset, rope_offset + rotary_dim)`, cache write, softmax(q k^T * scale) v in float32.
@@ -177,6 +213,7 @@ class Attention:
         cache: index into `Program.caches`.
         rope: index into `Program.ropes`, or None for no rotation.
         window: attend to at most this many latest tokens (itself included), or None.
+        causal: a token sees itself and those before it; otherwise the whole context, which must all be in the step.
     """
 
     query: View
@@ -191,6 +228,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     window: int | None = None
+    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -228,17 +266,56 @@ class MixtureOfExperts:
 
 @dataclass(frozen=True)
 class Logits:
-    """`logits = norm(input[logit_rows]) @ weight.T * scale`, then `softcap * tanh(logits / softcap)` if set."""
+    """`logits = norm(input[logit_rows]) @ weight.T * scale`, then `softcap * tanh(logits / softcap)` if set.
+
+    `norm` may be None; `bias`, float32 `[vocab_size]`, is added to the product. A classifier is a `Logits` whose
+    vocabulary is its labels.
+    """
 
     input: View
-    norm: Norm
+    norm: Norm | None
     weight: str
     vocab_size: int
     scale: float = 1.0
     softcap: float | None = None
+    bias: str | None = None
 
 
-Op = Embed | RmsNorm | AddNorm | Linear | HeadLinear | CopyHeads | Attention | MixtureOfExperts | Logits
+@dataclass(frozen=True)
+class Pool:
+    """`out[s] = mean(input[rows of sequence s])`: from here on there is one row per sequence.
+
+    All tokens of every sequence are in the step. The batch's `logit_rows` say nothing in such a program beyond their
+    number, one per sequence.
+    """
+
+    input: View
+    out: View
+
+
+@dataclass(frozen=True)
+class Output:
+    """The step's result is `input[logit_rows]` itself, not logits; `normalize` divides each row by its length."""
+
+    input: View
+    normalize: bool = False
+
+
+Op = (
+    Embed
+    | EmbedPositions
+    | LayerNorm
+    | RmsNorm
+    | AddNorm
+    | Linear
+    | HeadLinear
+    | CopyHeads
+    | Attention
+    | MixtureOfExperts
+    | Pool
+    | Output
+    | Logits
+)
 
 
 @dataclass(frozen=True)
@@ -259,6 +336,14 @@ class Program:
     caches: tuple[CacheLayer, ...]
     ops: tuple[Op, ...]
 
+    @property
+    def output_size(self) -> int:
+        """Columns of what a step returns."""
+        last = self.ops[-1]
+        if isinstance(last, Output):
+            return last.input.width
+        return last.vocab_size if isinstance(last, Logits) else self.vocab_size
+
 
 @dataclass(frozen=True)
 class ForwardBatch:
@@ -271,6 +356,7 @@ class ForwardBatch:
         context_lens: int32 `[S]`, tokens of the sequence in the cache once this step is done.
         block_tables: int32 `[S, max_blocks]`, cache block of each run of `block_size` positions, padded with -1.
         logit_rows: int32 `[R]`, rows of the batch whose logits are wanted.
+        token_types: int32 `[T]`, which segment of a pair a token belongs to; None = all to the first.
     """
 
     token_ids: Int32
@@ -279,3 +365,4 @@ class ForwardBatch:
     context_lens: Int32
     block_tables: Int32
     logit_rows: Int32
+    token_types: Int32 | None = None

@@ -15,20 +15,33 @@ from glm_crush.kernels.program import (
     Attention,
     CopyHeads,
     Embed,
+    EmbedPositions,
     ForwardBatch,
     HeadLinear,
+    LayerNorm,
     Linear,
     Logits,
     MixtureOfExperts,
     Norm,
     Op,
+    Output,
+    Pool,
     Program,
     RmsNorm,
     View,
 )
 from glm_crush.kernels.reference_attention import PagedCache, attend
+from glm_crush.kernels.reference_encoder import embed_positions, mean_of_sequences, unit_rows
 from glm_crush.kernels.reference_experts import mixture_of_experts
-from glm_crush.kernels.reference_math import Float32, WeightSource, gated_activation, linear, rms_norm
+from glm_crush.kernels.reference_math import (
+    Float32,
+    WeightSource,
+    activation,
+    gated_activation,
+    layer_norm,
+    linear,
+    rms_norm,
+)
 
 __all__ = ["ReferenceExecutor"]
 
@@ -67,15 +80,24 @@ class ReferenceExecutor:
         )
 
     def forward(self, batch: ForwardBatch) -> Float32:
-        """Runs one step and returns float32 logits `[num_logit_rows, vocab_size]`."""
+        """Runs one step and returns float32 logits `[num_logit_rows, vocab_size]`, or hidden states (`Output`)."""
         buffers = [np.zeros((len(batch.token_ids), width), np.float32) for width in self.program.buffers]
-        logits = np.zeros((len(batch.logit_rows), self.program.vocab_size), np.float32)
+        result = np.zeros((len(batch.logit_rows), self.program.output_size), np.float32)
+        rows = batch.logit_rows
         for op in self.program.ops:
-            if isinstance(op, Logits):
-                logits = self._logits(op, _read(buffers, op.input)[batch.logit_rows])
-            else:
-                self._run(op, buffers, batch)
-        return logits
+            match op:
+                case Logits():
+                    result = self._logits(op, _read(buffers, op.input)[rows])
+                case Output():
+                    hidden = _read(buffers, op.input)[rows]
+                    result = unit_rows(hidden) if op.normalize else hidden
+                case Pool():
+                    means = mean_of_sequences(_read(buffers, op.input), batch.query_start)
+                    _read(buffers, op.out)[: len(means)] = means
+                    rows = np.arange(len(means), dtype=np.int32)
+                case _:
+                    self._run(op, buffers, batch)
+        return result
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copies whole blocks of the cache, in every layer and in order."""
@@ -89,6 +111,11 @@ class ReferenceExecutor:
             case Embed():
                 table = self._weights.linear(op.table).values[0]
                 _read(buffers, op.out)[:] = table[batch.token_ids] * np.float32(op.scale)
+            case EmbedPositions():
+                _read(buffers, op.out)[:] += embed_positions(op, self._weights, batch)
+            case LayerNorm():
+                weight, bias = self._weights.vector(op.weight), self._weights.vector(op.bias)
+                _read(buffers, op.out)[:] = layer_norm(_read(buffers, op.input), weight, bias, op.eps)
             case RmsNorm():
                 _read(buffers, op.out)[:] = self._normed(_read(buffers, op.input), op.norm)
             case AddNorm():
@@ -110,19 +137,21 @@ class ReferenceExecutor:
                 normed = self._normed(_read(buffers, op.input), op.norm)
                 output = mixture_of_experts(op, normed, self._weights, quantize_activations=self._quantize)
                 _read(buffers, op.out)[:] += output
-            case Logits():
-                raise AssertionError("logits are not written to a buffer")
+            case Logits() | Output() | Pool():
+                raise AssertionError("these change what the rows are; see forward")
 
     def _linear(self, op: Linear, buffers: list[Float32]) -> None:
         x = _read(buffers, op.input)
         if op.norm is not None:
             x = self._normed(x, op.norm)
         y = linear(x, self._weights.linear(op.weight), quantize_activations=self._quantize)
-        if op.activation != "none":
+        if op.activation in ("silu_gate", "gelu_gate"):
             y = gated_activation(y, op.out.width, op.activation)
         y = y[:, : op.out.width]
         if op.bias is not None:
             y = y + self._weights.vector(op.bias)
+        if op.activation in ("gelu", "tanh"):
+            y = activation(y, op.activation)
         out = _read(buffers, op.out)
         out[:] = out + y if op.accumulate else y
 
@@ -136,8 +165,11 @@ class ReferenceExecutor:
 
     def _logits(self, op: Logits, hidden: Float32) -> Float32:
         weight = self._weights.linear(op.weight)
-        logits = linear(self._normed(hidden, op.norm), weight, quantize_activations=self._quantize)
-        logits = logits[:, : op.vocab_size] * np.float32(op.scale)
+        x = hidden if op.norm is None else self._normed(hidden, op.norm)
+        logits = linear(x, weight, quantize_activations=self._quantize)[:, : op.vocab_size]
+        if op.bias is not None:
+            logits = logits + self._weights.vector(op.bias)
+        logits = logits * np.float32(op.scale)
         if op.softcap is not None:
             logits = np.float32(op.softcap) * np.tanh(logits / np.float32(op.softcap))
         return logits

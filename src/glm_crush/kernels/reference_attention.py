@@ -1,4 +1,4 @@
-"""Paged attention of the reference executor: cache arrays, block tables, causal softmax. NumPy, float32.
+"""Paged attention of the reference executor: cache arrays, block tables, softmax. NumPy, float32.
 
 Above: `reference`. Below: `reference_math`. It does not choose blocks; block tables come with the batch.
 """
@@ -94,7 +94,7 @@ def attend(
         cache.write(cache.slots(table, positions), key[rows], value[rows])
         context = np.arange(batch.context_lens[sequence], dtype=np.int32)
         slots = cache.slots(table, context)
-        visible = context[None, :] <= positions[:, None]
+        visible = (context[None, :] <= positions[:, None]) | (not op.causal)
         if op.window is not None:
             visible &= context[None, :] > positions[:, None] - op.window
         out[rows] = softmax_attention(query[rows], cache.keys[slots], cache.values[slots], visible, op.scale)

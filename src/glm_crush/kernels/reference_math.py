@@ -6,6 +6,7 @@ Each function is the definition that a kernel is tested against. Above: `referen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,9 @@ __all__ = [
     "DenseWeight",
     "Float32",
     "WeightSource",
+    "activation",
     "gated_activation",
+    "layer_norm",
     "linear",
     "rms_norm",
     "rotate",
@@ -65,6 +68,13 @@ def rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last axis."""
     mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
     return np.asarray(x / np.sqrt(mean_square + np.float32(eps)) * weight, np.float32)
+
+
+def layer_norm(x: Float32, weight: Float32, bias: Float32, eps: float) -> Float32:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis."""
+    centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
+    return np.asarray(centred / np.sqrt(variance + np.float32(eps)) * weight + bias, np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,15 @@ def gated_activation(product: Float32, size: int, activation: str) -> Float32:
     assert activation == "gelu_gate", activation
     inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
     return np.asarray(np.float32(0.5) * gate * (1 + np.tanh(inner)) * up, np.float32)
+
+
+def activation(product: Float32, kind: str) -> Float32:
+    """Of every number: "gelu" is `x * Phi(x)` with Phi the normal distribution function (exact), "tanh" the tangent."""
+    if kind == "tanh":
+        return np.tanh(product)
+    assert kind == "gelu", kind
+    erf = np.vectorize(math.erf, otypes=[np.float64])(product / math.sqrt(2))
+    return np.asarray(product * 0.5 * (1 + erf), np.float32)
 
 
 def rotate(heads: Float32, positions: Int32, rope: Rope, offset: int) -> Float32:

@@ -45,10 +45,10 @@ class CheckpointNames:
             CheckpointError: there is no embedding.
         """
         for prefix in family.prefixes:
-            if f"{prefix}embed_tokens.weight" in names:
+            if prefix + family.embedding.removeprefix("model.") in names:
                 heads = (HEAD, f"language_model.{HEAD}")
                 return cls(family.name, frozenset(names), prefix, next((h for h in heads if h in names), HEAD))
-        wanted = " or ".join(f"{prefix}embed_tokens.weight" for prefix in family.prefixes)
+        wanted = " or ".join(prefix + family.embedding.removeprefix("model.") for prefix in family.prefixes)
         raise CheckpointError(f"the checkpoint has no tensor {wanted}; it is incomplete or of another family")
 
     def rename(self, plan: tuple[WeightPlan, ...]) -> tuple[WeightPlan, ...]:
@@ -71,7 +71,7 @@ class CheckpointNames:
         missing = sorted({s.name for s in sources if s.name not in self.names and s.fallback not in self.names})
         if missing:
             raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors, the first is {missing[0]!r}")
-        wanted = {source.name for source in sources}
+        wanted = {source.name if source.name in self.names else source.fallback or "" for source in sources}
         for name in sorted(self.names - wanted):
             if not name.startswith(skipped) and not name.endswith(_IGNORABLE_SUFFIXES):
                 raise UnsupportedModelError(
@@ -80,9 +80,11 @@ class CheckpointNames:
                 )
 
     def _source(self, source: Source) -> Source:
-        name = self.head if source.name == HEAD else self.prefix + source.name.removeprefix("model.")
-        fallback = None if source.fallback is None else self.prefix + source.fallback.removeprefix("model.")
-        return replace(source, name=name, fallback=fallback)
+        name = self.head if source.name == HEAD else self._spelled(source.name)
+        return replace(source, name=name, fallback=None if source.fallback is None else self._spelled(source.fallback))
+
+    def _spelled(self, name: str) -> str:
+        return self.prefix + name.removeprefix("model.") if name.startswith("model.") else name
 
 
 def _sources(entry: LinearPlan | VectorPlan) -> tuple[Source, ...]:

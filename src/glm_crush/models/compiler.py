@@ -7,14 +7,17 @@ no files and knows no family.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from glm_crush.kernels.program import Embed, Logits, Program
 from glm_crush.models.builder import ProgramBuilder
 from glm_crush.models.checkpoint_names import EMBEDDING, HEAD, CheckpointNames
 from glm_crush.models.config_reader import ConfigReader
-from glm_crush.models.description import Decoder
+from glm_crush.models.description import Decoder, Family
+from glm_crush.models.encoder import Encoder, lower_encoder
+from glm_crush.models.heads import Embedding, Readout, share_caches
 from glm_crush.models.registry import find_family
+from glm_crush.models.sentence import SentenceConfig
 from glm_crush.weights.plan import Source, WeightPlan
 
 __all__ = ["CompiledModel", "compile_model"]
@@ -34,6 +37,7 @@ class CompiledModel:
         eos_token_ids: every id that ends a turn, from config.json and generation_config.json.
         max_position: positions are below this.
         num_next_token_layers: multi-token prediction layers that `next_token_plan` keeps.
+        readout: what a step gives. sentence: how an embedding model treats its texts.
     """
 
     program: Program
@@ -43,6 +47,8 @@ class CompiledModel:
     eos_token_ids: tuple[int, ...]
     max_position: int
     num_next_token_layers: int
+    readout: Readout = field(default_factory=Readout)
+    sentence: SentenceConfig | None = None
 
     @property
     def plan(self) -> tuple[WeightPlan, ...]:
@@ -54,6 +60,8 @@ def compile_model(
     config: Mapping[str, object],
     generation_config: Mapping[str, object] | None = None,
     tensor_names: Collection[str] | None = None,
+    *,
+    sentence: SentenceConfig | None = None,
 ) -> CompiledModel:
     """Compiles config.json.
 
@@ -62,6 +70,7 @@ def compile_model(
         generation_config: generation_config.json, for its end-of-turn ids.
         tensor_names: what the checkpoint holds; decides how its names begin and whether multi-token
             prediction layers are kept, and must agree with the plan. The program does not depend on it.
+        sentence: makes the model, decoders too, one that gives a vector per text.
 
     Raises:
         UnsupportedModelError: unknown family, setting, key or leftover tensor; names it and the nearest known one.
@@ -69,8 +78,11 @@ def compile_model(
     """
     family = find_family(config)
     reader = ConfigReader(config)
-    decoder = family.describe(reader)
+    model = family.describe(reader)
     reader.finish(family.ignorable_keys)
+    if isinstance(model, Encoder) or sentence is not None:
+        return _compile_whole_texts(family, model, tensor_names, sentence)
+    decoder = model
     builder = _lower(decoder)
     num_next = len(decoder.next_token_layers)
     if tensor_names is not None and not any(f".layers.{len(decoder.layers)}." in name for name in tensor_names):
@@ -95,17 +107,61 @@ def compile_model(
     )
 
 
+def _compile_whole_texts(
+    family: Family, model: Decoder | Encoder, names: Collection[str] | None, sentence: SentenceConfig | None
+) -> CompiledModel:
+    """A program that takes whole texts and keeps nothing between steps: encoders, and decoders that embed."""
+    if isinstance(model, Encoder):
+        if sentence is not None:
+            model = replace(model, head=Embedding(sentence.pooling, sentence.normalize))
+        builder, readout = lower_encoder(model), model.head.readout
+    else:
+        assert sentence is not None
+        builder = _lower_layers(model)
+        norm = model.norms.emit(builder, _FINAL_NORM, model.hidden_size)
+        head = Embedding(sentence.pooling, sentence.normalize, norm)
+        head.emit(builder)
+        readout = head.readout
+    plan = builder.plan
+    if names is not None:
+        spelled = CheckpointNames.of(family, names)
+        plan = spelled.rename(plan)
+        unused = () if isinstance(model, Encoder) else (spelled.head, *_next_token_prefixes(model, spelled.prefix))
+        spelled.check(plan, (*family.ignorable_tensors, *unused))
+    return CompiledModel(
+        program=share_caches(builder.program(model.vocab_size, model.max_position)),
+        program_plan=plan,
+        next_token_plan=(),
+        family=family.name,
+        eos_token_ids=(),
+        max_position=model.max_position,
+        num_next_token_layers=0,
+        readout=readout,
+        sentence=sentence,
+    )
+
+
+def _next_token_prefixes(decoder: Decoder, prefix: str) -> tuple[str, ...]:
+    first = len(decoder.layers)
+    return tuple(f"{prefix}layers.{first + offset}." for offset in range(len(decoder.next_token_layers)))
+
+
 def _lower(decoder: Decoder) -> ProgramBuilder:
+    builder = _lower_layers(decoder)
+    norm = decoder.norms.emit(builder, _FINAL_NORM, decoder.hidden_size)
+    head = EMBEDDING
+    if not decoder.tie_word_embeddings:
+        head = builder.linear(HEAD, (Source(HEAD),), decoder.vocab_size, decoder.hidden_size)
+    builder.add(Logits(builder.residual, norm, head, decoder.vocab_size, softcap=decoder.softcap))
+    return builder
+
+
+def _lower_layers(decoder: Decoder) -> ProgramBuilder:
     builder = ProgramBuilder(decoder.hidden_size)
     table = builder.linear(EMBEDDING, (Source(EMBEDDING),), decoder.vocab_size, decoder.hidden_size)
     builder.add(Embed(table, builder.residual, decoder.embed_scale))
     for index, layer in enumerate(decoder.layers):
         layer.emit(builder, f"model.layers.{index}", decoder.norms)
-    norm = decoder.norms.emit(builder, _FINAL_NORM, decoder.hidden_size)
-    head = table
-    if not decoder.tie_word_embeddings:
-        head = builder.linear(HEAD, (Source(HEAD),), decoder.vocab_size, decoder.hidden_size)
-    builder.add(Logits(builder.residual, norm, head, decoder.vocab_size, softcap=decoder.softcap))
     return builder
 
 

@@ -197,6 +197,18 @@ class ConfigReader:
             raise self.malformed(key, value, "a list of strings")
         return tuple(value)
 
+    def labels(self, key: str) -> tuple[str, ...] | None:
+        """Names of classes from an object of class number → name, in order of the numbers, or None when absent."""
+        self._known.add(key)
+        value = self._values.get(key)
+        if value is None:
+            return None
+        wanted = "an object of the numbers from 0 on and their names"
+        if not isinstance(value, Mapping) or {str(i) for i in range(len(value))} != set(map(str, value)):
+            raise self.malformed(key, value, wanted)
+        names = {int(number): name for number, name in value.items()}
+        return tuple(str(names[number]) for number in range(len(names)))
+
     def section(self, key: str) -> ConfigReader | None:
         """A nested object as a reader of its own (finish it too), or None when absent."""
         self._known.add(key)

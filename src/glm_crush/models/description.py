@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from glm_crush.errors import CheckpointError
 from glm_crush.models.blocks import DecoderLayer, NormConvention
 from glm_crush.models.config_reader import ConfigReader
+from glm_crush.models.encoder import Encoder
 
 __all__ = [
     "MAX_EXPERTS",
@@ -62,17 +63,19 @@ class Family:
         name: the `model_type` it is known by. model_types, architectures: what config.json may call it.
         describe: reads the whole configuration; the registry checks afterwards that no key is left.
         ignorable_keys: further keys that do not change the output, with the reason.
-        prefixes: what checkpoints of the family put before `embed_tokens.weight`.
+        prefixes: what checkpoints of the family put where we say `model.`.
+        embedding: our name of the tensor by which the prefix is found.
         ignorable_tensors: beginnings of tensor names that the text model does not need.
     """
 
     name: str
-    describe: Callable[[ConfigReader], Decoder]
+    describe: Callable[[ConfigReader], Decoder | Encoder]
     model_types: tuple[str, ...]
     architectures: tuple[str, ...]
     ignorable_keys: Mapping[str, str] = field(default_factory=dict)
-    prefixes: tuple[str, ...] = ("model.",)
+    prefixes: tuple[str, ...] = ("model.", "")
     ignorable_tensors: tuple[str, ...] = ()
+    embedding: str = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from glm_crush.errors import ConfigError, PackedFileError
 from glm_crush.models.compiler import CompiledModel, compile_model
+from glm_crush.models.sentence import SentenceConfig
 from glm_crush.tokenizer.tokenizer import Tokenizer
 from glm_crush.weights.atomic_file import exclusive
 from glm_crush.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
@@ -69,7 +70,12 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, *, cache_dir: Path, weight_format: str = "auto", progress: Progress | None = None
+    path: str | Path,
+    *,
+    cache_dir: Path,
+    weight_format: str = "auto",
+    progress: Progress | None = None,
+    sentence: SentenceConfig | None = None,
 ) -> LoadedModel:
     """Loads a packed file, a Hugging Face folder or a GGUF file.
 
@@ -78,6 +84,7 @@ def load_model(
         cache_dir: folder of packed files.
         weight_format: "auto" follows what is there; or "q4", "q8", "bf16", "f32".
         progress: called with bytes packed so far and in all, while a checkpoint is packed.
+        sentence: makes any model one that gives a vector per text; None = as its files say.
 
     Raises:
         ModelNotFoundError, CheckpointError, UnsupportedModelError: the checkpoint cannot be used; names what is wrong.
@@ -88,7 +95,7 @@ def load_model(
     if weight_format not in WEIGHT_FORMATS:
         raise ConfigError(f"weight_format is {weight_format!r}; choose one of {', '.join(WEIGHT_FORMATS)}")
     if path.suffix == PACKED_SUFFIX:
-        given = _open_packed(path, None)
+        given = _open_packed(path, None, sentence)
         has = given.packed.header.weight_format
         if weight_format not in ("auto", has):
             raise ConfigError(
@@ -98,17 +105,17 @@ def load_model(
         return given
     source = source_hash(checkpoint_files(path))
     target = packed_path(cache_dir, source, weight_format)
-    cached = _open_cached(target, source)
+    cached = _open_cached(target, source, sentence)
     if cached is not None:
         return cached
     with exclusive(target.with_suffix(".lock")):
         # Another process may have packed it while this one waited for its turn.
-        cached = _open_cached(target, source)
+        cached = _open_cached(target, source, sentence)
         if cached is not None:
             return cached
         target.unlink(missing_ok=True)  # one that cannot be used: its room may be needed
-        pack_model(path, target, weight_format=weight_format, progress=progress)
-    return _open_packed(target, source)
+        pack_model(path, target, weight_format=weight_format, progress=progress, sentence=sentence)
+    return _open_packed(target, source, sentence)
 
 
 def packed_path(cache_dir: Path, source: str, weight_format: str) -> Path:
@@ -116,7 +123,14 @@ def packed_path(cache_dir: Path, source: str, weight_format: str) -> Path:
     return cache_dir / f"{source[:32]}-{weight_format}-v{LAYOUT_VERSION}{PACKED_SUFFIX}"
 
 
-def pack_model(path: Path, target: Path, *, weight_format: str, progress: Progress | None = None) -> None:
+def pack_model(
+    path: Path,
+    target: Path,
+    *,
+    weight_format: str,
+    progress: Progress | None = None,
+    sentence: SentenceConfig | None = None,
+) -> None:
     """Packs a checkpoint with all the weights of its family's program into `target`.
 
     Raises:
@@ -126,7 +140,8 @@ def pack_model(path: Path, target: Path, *, weight_format: str, progress: Progre
     from glm_crush.weights.pack import pack_checkpoint
 
     checkpoint = open_checkpoint(path)
-    compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names())
+    sentence = sentence or SentenceConfig.from_files(checkpoint.sentence_files)
+    compiled = compile_model(checkpoint.config, checkpoint.generation_config, checkpoint.names(), sentence=sentence)
     tokenizer_json, tokenizer_config = _tokenizer_of(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True)
     pack_checkpoint(
@@ -149,7 +164,7 @@ def _tokenizer_of(checkpoint: Checkpoint) -> tuple[bytes, Mapping[str, Any]]:
     return tokenizer_json_from_gguf(checkpoint.gguf_metadata)
 
 
-def _open_cached(path: Path, source: str) -> LoadedModel | None:
+def _open_cached(path: Path, source: str, sentence: SentenceConfig | None) -> LoadedModel | None:
     """The packed file, or None when there is none that can be used.
 
     A truncated or stale one, or one from another version of this program, is no error: it is only a cache.
@@ -157,15 +172,16 @@ def _open_cached(path: Path, source: str) -> LoadedModel | None:
     if not path.exists():
         return None
     try:
-        return _open_packed(path, source)
+        return _open_packed(path, source, sentence)
     except PackedFileError:
         return None
 
 
-def _open_packed(path: Path, source: str | None) -> LoadedModel:
+def _open_packed(path: Path, source: str | None, sentence: SentenceConfig | None) -> LoadedModel:
     """Opens a packed file and checks that it holds what the program names."""
     packed = PackedFile.open(path, source_hash=source)
-    compiled = compile_model(packed.header.config, packed.header.generation_config)
+    sentence = sentence or SentenceConfig.from_files(packed.header.sentence_files)
+    compiled = compile_model(packed.header.config, packed.header.generation_config, sentence=sentence)
     entries = {entry.name: entry for entry in packed.entries()}
     for wanted in compiled.program_plan:
         shape = (wanted.experts, wanted.rows, wanted.cols) if isinstance(wanted, LinearPlan) else wanted.shape

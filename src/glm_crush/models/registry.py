@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from glm_crush.errors import CheckpointError, UnsupportedModelError
+from glm_crush.models.bert import BERT, XLM_ROBERTA
 from glm_crush.models.config_reader import nearest
 from glm_crush.models.description import Family
 from glm_crush.models.gemma3 import GEMMA3
@@ -34,6 +35,8 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3,
     QWEN3_MOE,
     GEMMA3,
+    BERT,
+    XLM_ROBERTA,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from glm_crush.errors import CheckpointError, ModelNotFoundError
 from glm_crush.weights.safetensors_names import TensorMaker, logical_tensors
 from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors, unique_keys
+from glm_crush.weights.sentence_files import read_sentence_files, sentence_files
 from glm_crush.weights.source_hash import source_hash
 from glm_crush.weights.source_tensor import SourceTensor
 
@@ -41,6 +42,7 @@ class Checkpoint:
         config: in the form of a Hugging Face config.json, also for GGUF.
         generation_config, tokenizer_config: {} when there is none. tokenizer_json: b"" when there is none (GGUF keeps
             its tokenizer in `gguf_metadata`). chat_template: Jinja source of the default template, or None.
+        sentence_files: JSON values of sentence-transformers' files by path, {} when there are none.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Checkpoint:
     chat_template: str | None
     makers: Mapping[str, TensorMaker] = field(repr=False)
     gguf_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sentence_files: Mapping[str, Any] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """Hugging Face names of all tensors, experts one by one."""
@@ -126,6 +129,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         tokenizer_config=tokenizer_config,
         chat_template=_chat_template(folder, tokenizer_config),
         makers=logical_tensors(raw, config),
+        sentence_files=read_sentence_files(folder),
     )
 
 
@@ -148,7 +152,7 @@ def checkpoint_files(path: str | Path) -> tuple[Path, ...]:
             return _gguf_parts(ggufs[0])
         raise CheckpointError(f"{path} has no config.json and no .gguf file; it is not a model folder")
     sides = [path / name for name in _SIDE_FILES if (path / name).is_file()]
-    return (*sides, *_shards(path))
+    return (*sides, *sentence_files(path), *_shards(path))
 
 
 def _shards(folder: Path) -> list[Path]:

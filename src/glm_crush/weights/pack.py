@@ -79,6 +79,7 @@ def pack_checkpoint(
         tokenizer_json=checkpoint.tokenizer_json if tokenizer_json is None else tokenizer_json,
         tokenizer_config=checkpoint.tokenizer_config if tokenizer_config is None else tokenizer_config,
         chat_template=checkpoint.chat_template,
+        sentence_files=checkpoint.sentence_files,
         source_hash=checkpoint.source_hash(),
         weight_format=weight_format,
         info={"source": str(checkpoint.path), "source_format": checkpoint.format, **(info or {})},

@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ class PackedHeader:
     Attributes:
         config: the model's config.json. generation_config, tokenizer_config: likewise, {} when there is none.
         tokenizer_json: bytes of tokenizer.json. chat_template: Jinja source, or None.
+        sentence_files: how an embedding model treats its texts, {} when nothing says.
         source_hash: hash of the checkpoint it was made from. weight_format: what was asked for ("auto", "q4", ...).
         info: anything else worth keeping (name, path of the source).
     """
@@ -62,6 +63,7 @@ class PackedHeader:
     generation_config: Mapping[str, Any]
     tokenizer_config: Mapping[str, Any]
     chat_template: str | None = None
+    sentence_files: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any]
 
 
@@ -131,6 +133,7 @@ def encode_header(header: PackedHeader, entries: Sequence[PackedEntry]) -> tuple
         "chat_template": header.chat_template,
         "source_hash": header.source_hash,
         "weight_format": header.weight_format,
+        "sentence_files": dict(header.sentence_files),
         "info": dict(header.info),
         "tensors": rows,
     }
@@ -213,6 +216,7 @@ def _parse_header(path: Path, document: dict[str, Any], data: UInt8) -> tuple[Pa
             chat_template=document["chat_template"],
             source_hash=str(document["source_hash"]),
             weight_format=str(document["weight_format"]),
+            sentence_files=dict(document.get("sentence_files", {})),
             info=dict(document["info"]),
             tokenizer_json=data[blob.offset : blob.offset + blob.nbytes].tobytes(),
         )
