@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from glm_crush.config import DEFAULT_MODEL, ApiSettings, load_settings
+from glm_crush.config import DEFAULT_MODEL, ApiSettings, StorageSettings, load_settings
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_model import serve_loaded_model
+from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
 from tests.models.tiny import tiny_checkpoint
 from tests.serving.scripted import loopback_server
@@ -73,10 +75,11 @@ def shell_environment(example_home: Path, example_folder: Path) -> dict[str, str
 
 
 @pytest.fixture
-def server_port(_home: Path, _tiny: Path, loopback_server: Any) -> Iterator[Callable[[], str]]:
+def server_port(_home: Path, _tiny: Path, loopback_server: Any, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """Call it for the port of a real server with the tiny model; started only then."""
     url, current = loopback_server
     engines = []
+    database = LazyDatabase(StorageSettings(), tmp_path / "server-home")
 
     def start() -> str:
         if not engines:
@@ -84,9 +87,10 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any) -> Iterator[Call
             loaded = load_model(_tiny, cache_dir=_home / "packed")
             model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
             engines.append(engine)
-            current.app = create_app([model], ApiSettings())
+            current.app = create_app([model], ApiSettings(), database=database)
         return str(url.rpartition(":")[2])
 
     yield start
+    asyncio.run(database.close())
     for engine in engines:
         engine.close()

@@ -15,11 +15,12 @@ import typer
 from glm_crush import LLM, SamplingParams, errors
 from glm_crush.cli.chat_commands import COMMANDS
 from glm_crush.cli.main import app
-from glm_crush.config import FOREIGN_VARIABLES, SHORT_VARIABLES, ApiSettings, Settings, load_settings
+from glm_crush.config import FOREIGN_VARIABLES, SHORT_VARIABLES, ApiSettings, Settings, StorageSettings, load_settings
 from glm_crush.models.registry import FAMILIES
 from glm_crush.serving.app import create_app
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.formats import choose_format
 from glm_crush.weights.gguf_blocks import GgufTensor
 from glm_crush.weights.gguf_names import ARCHITECTURES
@@ -107,11 +108,11 @@ def server_pages() -> str:
     return page("openai-server.md") + "".join(path.read_text() for path in sorted((DOCS / "apis").glob("*.md")))
 
 
-def test_every_route_is_in_a_page_of_the_server() -> None:
+def test_every_route_is_in_a_page_of_the_server(tmp_path: Path) -> None:
     documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^`]*)`", server_pages()))
     served = {
         (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
-        for route in create_app([], ApiSettings()).routes
+        for route in create_app([], ApiSettings(), database=LazyDatabase(StorageSettings(), tmp_path)).routes
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }
     assert documented == served

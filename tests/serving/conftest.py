@@ -3,5 +3,13 @@
 from __future__ import annotations
 
 from tests.serving.scripted import loopback_server, scripted_engine, start_server
+from tests.storage.databases import database_url, open_database, postgres_server
 
-__all__ = ["loopback_server", "scripted_engine", "start_server"]
+__all__ = [
+    "database_url",
+    "loopback_server",
+    "open_database",
+    "postgres_server",
+    "scripted_engine",
+    "start_server",
+]

@@ -16,6 +16,7 @@ from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import ContextLengthError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.served_model import ServedModel
+from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.types import Message, SamplingParams, TokenLogprobs
 
 
@@ -137,11 +138,14 @@ def loopback_server() -> Iterator[tuple[str, CurrentApp]]:
 
 
 @pytest.fixture
-def start_server(loopback_server: tuple[str, CurrentApp]) -> Callable[..., RunningServer]:
-    """Serve a scripted engine; keyword arguments go to `ApiSettings`."""
+def start_server(loopback_server: tuple[str, CurrentApp]) -> Iterator[Callable[..., RunningServer]]:
+    """Serve a scripted engine; keyword arguments go to `ApiSettings`, or to `create_app`."""
     url, current = loopback_server
+    databases: list[LazyDatabase] = []
 
-    def start(engine: ScriptedEngine | None = None, **settings: Any) -> RunningServer:
+    def start(
+        engine: ScriptedEngine | None = None, *, database: LazyDatabase | None = None, **settings: Any
+    ) -> RunningServer:
         engine = engine or ScriptedEngine()
         model = ServedModel(
             name="scripted",
@@ -152,10 +156,14 @@ def start_server(loopback_server: tuple[str, CurrentApp]) -> Callable[..., Runni
             default_params=SamplingParams(temperature=0.7),
             created=1_700_000_000,
         )
-        current.app = create_app([model], ApiSettings(**settings))
+        current.app = create_app([model], ApiSettings(**settings), database=database)
+        if database is not None:
+            databases.append(database)
         return RunningServer(url, engine)
 
-    return start
+    yield start
+    for database in databases:
+        asyncio.run(database.close())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def blobs(tmp_path: Path) -> BlobStore:
 
 
 def files(store: BlobStore) -> list[Path]:
-    return [path for path in store.path("00").parents[1].rglob("*") if path.is_file()]
+    return [path for path in store.path("0" * 64).parents[1].rglob("*") if path.is_file()]
 
 
 def test_a_content_is_found_under_its_hash(blobs: BlobStore) -> None:

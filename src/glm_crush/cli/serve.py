@@ -44,6 +44,7 @@ def serve(
     from glm_crush.serving.app import create_app
     from glm_crush.serving.local_model import serve_loaded_model
     from glm_crush.serving.server import bind, check_exposure, run_server
+    from glm_crush.storage.lazy import LazyDatabase
 
     settings = settings_from(
         ctx,
@@ -63,7 +64,8 @@ def serve(
     with bind(settings.api) as bound:
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
-        app = create_app([served], settings.api, on_shutdown=engine.close)
+        database = LazyDatabase(settings.storage, settings.store.home)
+        app = create_app([served], settings.api, database=database, on_shutdown=engine.close)
 
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner

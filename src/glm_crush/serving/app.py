@@ -23,10 +23,12 @@ from glm_crush.serving.health import health_routes
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
 from glm_crush.serving.openai.routes import openai_routes
+from glm_crush.serving.openai.stored import StoredApis
 from glm_crush.serving.openapi import openapi_document, openapi_page
 from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.storage.lazy import LazyDatabase
 
 __all__ = ["create_app"]
 
@@ -35,14 +37,17 @@ def create_app(
     models: ServedModels | Sequence[ServedModel],
     settings: ApiSettings,
     *,
+    database: LazyDatabase | None = None,
     on_shutdown: Callable[[], None] | None = None,
 ) -> Starlette:
     """The ASGI application that serves `models`; the first is the default one.
 
-    `on_shutdown` is called once after the last request, to stop the engines.
+    `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
+    and there are no routes for stored objects.
     """
     served = models if isinstance(models, ServedModels) else ServedModels(models)
-    routes = [*openai_routes(served, settings), *health_routes(served)]
+    stored = None if database is None else StoredApis(database)
+    routes = [*openai_routes(served, settings), *(stored.routes() if stored else ()), *health_routes(served)]
     documented = [endpoint for endpoint, _ in routes]
 
     async def document(_: Request) -> Response:
@@ -57,16 +62,29 @@ def create_app(
             Route("/openapi.json", document),
             Route("/docs", page),
         ],
-        middleware=[Middleware(ApiMiddleware, key=settings.key, max_body_bytes=settings.max_body_bytes)],
+        middleware=[
+            Middleware(
+                ApiMiddleware,
+                key=settings.key,
+                max_body_bytes=settings.max_body_bytes,
+                larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
+            )
+        ],
         exception_handlers={HTTPException: _raise_as_api_error},
-        lifespan=_lifespan(on_shutdown),
+        lifespan=_lifespan(stored, on_shutdown),
     )
 
 
-def _lifespan(on_shutdown: Callable[[], None] | None) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    stored: StoredApis | None, on_shutdown: Callable[[], None] | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        if stored is None:
+            yield
+        else:
+            async with stored.running():
+                yield
         if on_shutdown is not None:
             on_shutdown()
 

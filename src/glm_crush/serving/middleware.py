@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from glm_crush.serving.errors import ApiError, error_reply
@@ -30,12 +30,20 @@ _log = logging.getLogger("glm_crush.serving")
 
 
 class ApiMiddleware:
-    """Gives each request an id, checks its key, bounds its body, and turns exceptions into error bodies."""
+    """Gives each request an id, checks its key, bounds its body, and turns exceptions into error bodies.
 
-    def __init__(self, app: Application, *, key: str | None, max_body_bytes: int) -> None:
+    Args:
+        app: the routes. key: None = none is needed. max_body_bytes: of requests.
+        larger_bodies: paths that take more.
+    """
+
+    def __init__(
+        self, app: Application, *, key: str | None, max_body_bytes: int, larger_bodies: Mapping[str, int] | None = None
+    ) -> None:
         self._app = app
         self._key = key.encode() if key else None
         self._max_body_bytes = max_body_bytes
+        self._larger_bodies = dict(larger_bodies or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call; everything but HTTP passes through."""
@@ -64,8 +72,9 @@ class ApiMiddleware:
 
         try:
             self._check_key(scope, headers)
-            self._check_declared_size(headers)
-            await self._app(scope, self._bounded(receive), send_with_headers)
+            limit = self._larger_bodies.get(scope["path"], self._max_body_bytes)
+            check_declared_size(headers, limit)
+            await self._app(scope, bounded(receive, limit), send_with_headers)
         except Exception as error:
             if response_started:
                 raise  # the status is out; a stream reports its own errors as events
@@ -79,32 +88,37 @@ class ApiMiddleware:
             reason = "the API key is wrong" if given else "no API key was sent"
             raise ApiError(401, f"{reason}; send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
 
-    def _check_declared_size(self, headers: dict[bytes, bytes]) -> None:
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
-            raise self._too_large(int(declared))
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive` that refuses a body that grows beyond the limit without having declared it."""
-        received = 0
+def check_declared_size(headers: dict[bytes, bytes], max_body_bytes: int) -> None:
+    """Refuse a body that says itself that it is too large. Raises ApiError."""
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > max_body_bytes:
+        raise _too_large(int(declared), max_body_bytes)
 
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._max_body_bytes:
-                    raise self._too_large(received)
-            return message
 
-        return bounded
+def bounded(receive: Receive, max_body_bytes: int) -> Receive:
+    """`receive` that refuses a body that grows beyond the limit without having declared it."""
+    received = 0
 
-    def _too_large(self, size: int) -> ApiError:
-        return ApiError(
-            413,
-            f"the body has at least {size} bytes; this server takes {self._max_body_bytes} (api.max_body_bytes)",
-            code="request_too_large",
-        )
+    async def bounded_receive() -> Message:
+        nonlocal received
+        message = await receive()
+        if message["type"] == "http.request":
+            received += len(message.get("body", b""))
+            if received > max_body_bytes:
+                raise _too_large(received, max_body_bytes)
+        return message
+
+    return bounded_receive
+
+
+def _too_large(size: int, max_body_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body has at least {size} bytes; this route takes {max_body_bytes} (api.max_body_bytes, and for files "
+        "storage.max_file_bytes)",
+        code="request_too_large",
+    )
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
