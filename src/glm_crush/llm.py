@@ -14,6 +14,7 @@ from typing import Any, cast
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import load_settings
+from glm_crush.engine.beam_search import EarlyStopping
 from glm_crush.engine.build import MakeExecutor, build_engine
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
@@ -130,6 +131,35 @@ class LLM:
                 f"{len(params)} params for {len(token_ids)} prompts; give one, or one for each", parameter="params"
             )
         return self._engine.run(list(zip(token_ids, params, strict=True)))
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        beam_width: int = 4,
+        n: int = 1,
+        max_tokens: int | None = 128,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        logprobs: int | None = None,
+    ) -> list[RequestOutput]:
+        """Search for the likeliest completions; the same as `generate` with these as `SamplingParams`.
+
+        Returns: one output per prompt, in order; its `n` replies are the best found, each with its `score`.
+
+        Raises:
+            RequestError: a prompt or parameter cannot be; nothing has been computed then.
+            EngineError: the engine stopped.
+        """
+        params = SamplingParams(
+            beam_width=beam_width,
+            n=n,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            logprobs=logprobs,
+        )
+        return self.generate(prompts, params)
 
     def chat(
         self,

@@ -112,6 +112,11 @@ class SamplingParams:
         logprobs: number of alternatives to report per token, None = none. prompt_logprobs: the same for the prompt.
         n: independent replies. ignore_eos: do not stop at the model's end-of-text ids.
         structured: what the reply must look like; None = free text.
+        beam_width: search for the likeliest replies with this many beams, and return the `n` best; None = draw them.
+            Temperature, filters and seed have no part in it.
+        length_penalty: of beam search; a reply's rank is its log-probability over its length to this power.
+        early_stopping: of beam search; True: end when `beam_width` replies have ended; False: when no beam could beat
+            them if it ended now; "never": when none could beat them however it goes on.
     """
 
     temperature: float = 1.0
@@ -134,6 +139,9 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     structured: StructuredOutput | None = None
+    beam_width: int | None = None
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
     def __post_init__(self) -> None:
         """Raises InvalidParameterError naming the parameter, its value and its range."""
@@ -155,6 +163,7 @@ class SamplingParams:
             _check_integer("logprobs", self.logprobs, 0, 20)
         if self.prompt_logprobs is not None:
             _check_integer("prompt_logprobs", self.prompt_logprobs, 0, 20)
+        self._check_beams()
         for token_id, bias in self.logit_bias.items():
             _check(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
         for token_id in (*self.logit_bias, *self.stop_token_ids):
@@ -165,6 +174,32 @@ class SamplingParams:
             object.__setattr__(self, "stop", (self.stop,))
         if any(not s for s in self.stop):
             raise InvalidParameterError("stop contains an empty string; give non-empty strings", parameter="stop")
+
+    def _check_beams(self) -> None:
+        """What a reply must be for beams to be ranked by the model's own probabilities."""
+        _check("length_penalty", self.length_penalty, -10.0, 10.0)
+        if self.early_stopping not in (True, False, "never"):
+            raise InvalidParameterError(
+                f'early_stopping is {self.early_stopping!r:.40}; give true, false or "never"',
+                parameter="early_stopping",
+            )
+        if self.beam_width is None:
+            return
+        _check_integer("beam_width", self.beam_width, 1, 128)
+        if self.n > self.beam_width:
+            raise InvalidParameterError(
+                f"n is {self.n} and beam_width is {self.beam_width}; n best of the beams are returned: lower n",
+                parameter="n",
+            )
+        neutral: dict[str, object] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+        neutral |= {"logit_bias": {}, "structured": None, "stop": ()}
+        for name, value in neutral.items():
+            given = getattr(self, name)
+            if given != value and not (name == "stop" and not given):
+                raise InvalidParameterError(
+                    f"{name} is given with beam search, which ranks by the model's own probabilities; leave it out",
+                    parameter=name,
+                )
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
@@ -198,6 +233,7 @@ class CompletionOutput:
 
     Attributes:
         text: decoded so far; a stop string is not part of it. stop_reason: the stop string or id that ended it.
+        score: what beam search or best-of ranked it by, higher is better; None where nothing was ranked.
     """
 
     index: int
@@ -206,6 +242,7 @@ class CompletionOutput:
     finish_reason: FinishReason | None
     stop_reason: str | int | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from glm_crush.engine.beam_group import BeamGroup, check_beams
 from glm_crush.engine.grammar import GrammarCompiler, GrammarState
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.reply import MakeDetokenizer, Reply
-from glm_crush.engine.request import Request
+from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.request_checks import check_prompt, check_sampling_params
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduler import ScheduledBatch, Scheduler
@@ -57,6 +59,7 @@ class Engine:
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
         self._replies: dict[Request, Reply] = {}
+        self._beams: dict[str, BeamGroup] = {}
         self._failure: EngineError | None = None
 
     @property
@@ -88,14 +91,19 @@ class Engine:
         if request_id in self._requests:
             raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
         requests = self._make_requests(request_id, prompt_token_ids, params, priority, cache_salt)
-        self.scheduler.add(requests)
+        self._check_fits(requests)
+        if params.beam_width is None:
+            self.scheduler.add(requests)
+        else:
+            self.scheduler.add(requests[:1])
+            self._beams[request_id] = BeamGroup(requests, params)
         self._requests[request_id] = requests
         return request_id
 
     def check_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Raises what `add_request` would, except for a full queue, and queues nothing."""
         self._check_alive()
-        self.scheduler.check(self._make_requests("check", prompt_token_ids, params, 0, ""))
+        self._check_fits(self._make_requests("check", prompt_token_ids, params, 0, ""))
 
     def step(self) -> list[RequestDelta]:
         """Compute one step for the requests that the scheduler picks; returns what each of them gained.
@@ -116,7 +124,12 @@ class Engine:
                 request.add_prompt_logprobs(logprobs)
             now = self._clock()
             sampled = [scheduled.request for scheduled in batch.requests if scheduled.samples]
-            deltas = list(map(self._absorb, sampled, result.token_ids, result.logprobs, [now] * len(sampled)))
+            deltas = []
+            for request, token_ids, drawn in zip(sampled, result.token_ids, result.logprobs, strict=True):
+                if self._beams and request.request_id in self._beams:
+                    deltas += self._absorb_beam(request, drawn, now)
+                else:
+                    deltas.append(self._absorb(request, token_ids, drawn, now))
         except Exception as error:
             self._failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
             raise self._failure from error
@@ -132,6 +145,9 @@ class Engine:
         Returns: the last delta of each of its replies, with the text that was held back.
         """
         now = self._clock()
+        if request_id in self._beams:
+            group = self._beams[request_id]
+            return group.aborted(self._finish_beams(request_id, "abort", now))
         deltas = []
         for request in list(self._requests.get(request_id, ())):
             reply = self._replies.get(request)
@@ -149,7 +165,10 @@ class Engine:
         """Assert that queues, blocks and replies agree; for tests and idle moments."""
         self.scheduler.check_integrity()
         unfinished = {request for requests in self._requests.values() for request in requests}
-        assert unfinished == {*self.scheduler.running, *self.scheduler.waiting, *self.scheduler.pending}
+        pending = {request for request in unfinished if request.status is RequestStatus.PENDING}
+        assert unfinished == {*self.scheduler.running, *self.scheduler.waiting, *pending}
+        assert pending >= set(self.scheduler.pending)
+        assert self._beams.keys() <= self._requests.keys()
         assert self._replies.keys() <= unfinished
 
     def _check_alive(self) -> None:
@@ -162,6 +181,8 @@ class Engine:
         check_prompt(prompt_token_ids, self._runner.vocab_size)
         check_sampling_params(params, self._runner.vocab_size)
         self._check_structured(params)
+        if params.beam_width is not None:
+            params = replace(params, temperature=0.0)  # what is drawn does not matter
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
         max_tokens = params.max_tokens or max(1, self.scheduler.max_request_tokens - len(prompt_token_ids))
@@ -179,8 +200,13 @@ class Engine:
                 arrival_time=arrival_time,
                 cache_salt=salt,
             )
-            for index in range(params.n)
+            for index in range(params.beam_width or params.n)
         ]
+
+    def _check_fits(self, requests: Sequence[Request]) -> None:
+        self.scheduler.check(requests)
+        if requests[0].params.beam_width is not None:
+            check_beams(requests[0], self.scheduler)
 
     def _check_structured(self, params: SamplingParams) -> None:
         if params.structured is None:
@@ -210,6 +236,8 @@ class Engine:
                     metrics.prefix_cache_queries += request.num_prompt_tokens
                     metrics.prefix_cache_hits += request.num_cached_tokens
                 metrics.queue_seconds += now - request.arrival_time
+                if request.request_id in self._beams:
+                    continue
                 self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
 
     def _absorb(
@@ -218,9 +246,7 @@ class Engine:
         """Append the new tokens to the request, up to the one that ends it; returns what they add to its reply."""
         prompt_logprobs = None
         if request.first_token_time is None:
-            request.first_token_time = now
-            self.metrics.num_first_tokens += 1
-            self.metrics.time_to_first_token_seconds += now - request.arrival_time
+            self._note_first_token(request, now)
             prompt_logprobs = None if request.prompt_logprobs is None else tuple(request.prompt_logprobs)
         reply = self._replies[request]
         num_before = len(request.token_ids)
@@ -246,6 +272,34 @@ class Engine:
             prompt_logprobs,
             None if reason is None else self._finish(request, reason, now),
         )
+
+    def _absorb_beam(self, request: Request, logprobs: TokenLogprobs | None, now: float) -> list[RequestDelta]:
+        """Tell the beams what one of them can go on with; returns the replies once the search is over."""
+        assert logprobs is not None
+        if request.first_token_time is None:
+            self._note_first_token(request, now)
+        group = self._beams[request.request_id]
+        group.record(request, logprobs, self.scheduler)
+        if not group.done:
+            return []
+        prompt = request.token_ids[: request.num_prompt_tokens]
+        deltas = group.replies(self._make_detokenizer, self._finish_beams(request.request_id, "stop", now), prompt)
+        self.metrics.num_output_tokens += sum(len(delta.token_ids) for delta in deltas)
+        return deltas
+
+    def _finish_beams(self, request_id: str, reason: FinishReason, now: float) -> RequestStats:
+        """Take all beams of a call out of the scheduler and out of our books."""
+        group = self._beams.pop(request_id)
+        for request in group.requests:
+            self.scheduler.finish(request, reason)
+        del self._requests[request_id]
+        self.metrics.num_finished[reason] += group.num_replies
+        return RequestStats.of(group.requests[0], now)
+
+    def _note_first_token(self, request: Request, now: float) -> None:
+        request.first_token_time = now
+        self.metrics.num_first_tokens += 1
+        self.metrics.time_to_first_token_seconds += now - request.arrival_time
 
     def _end_without_token(self, request: Request, num_before: int, text: str, now: float) -> RequestDelta:
         """The sampler found nothing to draw: only this request ends, with an error."""

@@ -59,7 +59,7 @@ class RequestDelta:
         logprobs: of `token_ids`, if asked for. prompt_logprobs: of the whole prompt, once, with the first token.
         finish_reason: set in the last delta of a reply, together with `stats`.
         stop_reason: the stop string or id that ended it; None for an end-of-text id.
-        error: the reply ended because of this.
+        error: the reply ended because of this. score: what beam search ranked the reply by.
     """
 
     request_id: str
@@ -72,6 +72,7 @@ class RequestDelta:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     stats: RequestStats | None = None
     error: EngineError | None = None
+    score: float | None = None
 
 
 @dataclass
@@ -142,4 +143,5 @@ def _completion(index: int, reply: _Reply) -> CompletionOutput:
         finish_reason=None if reply.last is None else reply.last.finish_reason,
         stop_reason=None if reply.last is None else reply.last.stop_reason,
         logprobs=None if reply.logprobs is None else tuple(reply.logprobs),
+        score=None if reply.last is None else reply.last.score,
     )

@@ -36,6 +36,7 @@ class Request:
         stop_token_ids: ids that end the reply, end-of-text ids included unless ignored.
         seed: of the random stream, resolved; differs between the replies of one call.
         priority: lower goes first; equal priorities go in order of `arrival`, the replies of one call by `index`.
+        num_logprobs: alternatives that are reported with each drawn token; None = nothing, not even its own.
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
         num_cached_tokens: prompt tokens that were found there at the first admission.
@@ -54,6 +55,7 @@ class Request:
         "max_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_logprobs",
         "num_preemptions",
         "num_prompt_tokens",
         "params",
@@ -94,6 +96,7 @@ class Request:
         self.block_table: list[int] = []
         self.status = RequestStatus.WAITING
         self.finish_reason: FinishReason | None = None
+        self.num_logprobs = params.logprobs
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
         self.prefix = Prefix(cache_salt.encode())
         self.num_cached_tokens = 0
@@ -135,7 +138,7 @@ class Request:
         """Whether what it may draw depends on the token before in ways that the executor does not follow by itself."""
         params = self.params
         return (
-            params.logprobs is not None
+            self.num_logprobs is not None
             or params.structured is not None
             or params.repetition_penalty != 1.0
             or params.presence_penalty != 0.0

@@ -97,7 +97,7 @@ def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
             scored.append((request, _token_logprobs(result, row, request.params.prompt_logprobs or 0)))
             row += 1
         if scheduled.samples:
-            wanted = request.params.logprobs
+            wanted = request.num_logprobs
             token_ids.append([drawn[row]])
             logprobs.append(None if wanted is None else _token_logprobs(result, row, wanted))
             row += 1

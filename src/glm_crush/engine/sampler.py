@@ -32,6 +32,7 @@ class _Row:
     bias: Mapping[int, float] = field(default_factory=dict)
     history: PenaltyHistory | None = None
     forced: int = -1
+    num_logprobs: int = -1
 
 
 class SampleBatchBuilder:
@@ -116,15 +117,19 @@ def _sampled_row(request: Request, history: PenaltyHistory | None) -> _Row:
     bias = params.logit_bias
     if _may_not_stop(request):
         bias = {**bias, **dict.fromkeys(sorted(request.stop_token_ids), -np.inf)}
-    return _Row(params, request.seed, request.num_output_tokens, bias, history)
+    num_logprobs = -1 if request.num_logprobs is None else request.num_logprobs
+    return _Row(params, request.seed, request.num_output_tokens, bias, history, num_logprobs=num_logprobs)
 
 
 def _scored_rows(scheduled: ScheduledRequest) -> list[_Row]:
     if not scheduled.scored:
         return []
     request = scheduled.request
-    params = SamplingParams(temperature=0.0, logprobs=request.params.prompt_logprobs)
-    return [_Row(params, forced=request.token_ids[position]) for position in scheduled.scored]
+    params = SamplingParams(temperature=0.0)
+    num_logprobs = request.params.prompt_logprobs or 0
+    return [
+        _Row(params, forced=request.token_ids[position], num_logprobs=num_logprobs) for position in scheduled.scored
+    ]
 
 
 def _columns(rows: Sequence[_Row]) -> SampleBatch:
@@ -141,7 +146,7 @@ def _columns(rows: Sequence[_Row]) -> SampleBatch:
         frequency_penalty=np.array([p.frequency_penalty for p in params], np.float32),
         seed=np.array([row.seed for row in rows], np.uint64),
         counter=np.array([row.counter for row in rows], np.uint64),
-        num_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
+        num_logprobs=np.array([row.num_logprobs for row in rows], np.int32),
         history_start=np.zeros(len(rows) + 1, np.int32),
         history_ids=np.zeros(0, np.int32),
         history_counts=np.zeros(0, np.int32),

@@ -17,8 +17,9 @@ from glm_crush.engine.followers import Followers
 from glm_crush.engine.forks import Forks
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request, RequestStatus
+from glm_crush.engine.request_checks import check_fits
 from glm_crush.engine.scheduled_batch import ScheduledBatch, ScheduledRequest, part_of_step
-from glm_crush.errors import ContextLengthError, OverloadedError
+from glm_crush.errors import OverloadedError
 from glm_crush.types import FinishReason
 
 __all__ = ["ScheduledBatch", "ScheduledRequest", "Scheduler", "SchedulerLimits"]
@@ -83,12 +84,16 @@ class Scheduler:
     @property
     def max_request_tokens(self) -> int:
         """Longest prompt and reply that can run here."""
-        return min(self.limits.max_context, self._capacity + 1)
+        return min(self.limits.max_context, self.capacity + 1)
 
     @property
-    def _capacity(self) -> int:
+    def capacity(self) -> int:
         """Tokens that the KV cache holds."""
         return self._pool.num_blocks * self._pool.block_size
+
+    @property
+    def block_size(self) -> int:
+        return self._pool.block_size
 
     def has_room(self, num_requests: int) -> bool:
         """Whether the queue takes this many more; an empty one takes any call, however many replies it wants."""
@@ -97,7 +102,7 @@ class Scheduler:
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ContextLengthError when one of the requests can never run here."""
         for request in requests:
-            self._check_possible(request)
+            check_fits(request, self.limits.max_context, self.capacity)
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue replies, all or none. Of one call's the first computes the prompt, and the others go on from there.
@@ -129,6 +134,7 @@ class Scheduler:
         assert target.status is RequestStatus.PENDING
         target.arrival = source.arrival
         target.token_ids = source.token_ids[:]
+        target.prompt_logprobs = source.prompt_logprobs
         if source.status is RequestStatus.RUNNING and len(self.running) < self.limits.max_num_seqs:
             self._forks.share(source, target, source.num_computed_tokens)
             self._enter(self.running, target)
@@ -376,20 +382,4 @@ class Scheduler:
         if self.prefix_cache is not None and num_filled - request.prefix.length >= self._pool.block_size:
             request.block_table = self.prefix_cache.store(
                 request.prefix, request.token_ids, request.block_table, num_filled
-            )
-
-    def _check_possible(self, request: Request) -> None:
-        wanted = request.num_prompt_tokens + request.max_tokens
-        numbers = f"The prompt has {request.num_prompt_tokens} tokens and max_tokens is {request.max_tokens}"
-        if wanted > self.limits.max_context:
-            raise ContextLengthError(
-                f"{numbers}, together {wanted}; the context holds {self.limits.max_context}. "
-                "Shorten the prompt, lower max_tokens or raise the context length.",
-                parameter="max_tokens" if request.num_prompt_tokens < self.limits.max_context else "prompt",
-            )
-        if request.max_num_cached_tokens > self._capacity:
-            raise ContextLengthError(
-                f"{numbers}; the KV cache holds {self._capacity} tokens. "
-                "Shorten the prompt, lower max_tokens or raise kv_cache_tokens.",
-                parameter="max_tokens" if request.num_prompt_tokens < self._capacity else "prompt",
             )

@@ -1,0 +1,157 @@
+"""One call that is answered by beam search: a request for each beam, forked from one another at every step.
+
+Above: the engine. Below: `beam_search`, which decides, and the scheduler, which forks. A beam that has drawn is held
+until all have; then the search says which of them go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from glm_crush.engine.beam_search import BeamSearch
+from glm_crush.engine.output import RequestDelta, RequestStats
+from glm_crush.engine.reply import MakeDetokenizer
+from glm_crush.engine.request import Request, RequestStatus
+from glm_crush.engine.scheduler import Scheduler
+from glm_crush.errors import ContextLengthError, EngineError, InvalidParameterError
+from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
+
+__all__ = ["BeamGroup", "check_beams"]
+
+
+def check_beams(first: Request, scheduler: Scheduler) -> None:
+    """Raises RequestError when the beams of a call can never run here together; states the numbers."""
+    width = first.params.beam_width or 1
+    if width > scheduler.limits.max_num_seqs:
+        raise InvalidParameterError(
+            f"beam_width is {width} and {scheduler.limits.max_num_seqs} requests run at the same time; "
+            "lower it or raise max_num_seqs",
+            parameter="beam_width",
+        )
+    # Beams that lost their blocks find the prompt in the cache, if there is one; the rest is each one's own.
+    num_shared = 0 if scheduler.prefix_cache is None else first.num_prompt_tokens // scheduler.block_size
+    num_blocks = -(-first.max_num_cached_tokens // scheduler.block_size)
+    needed = (num_shared + width * (num_blocks - num_shared + 1)) * scheduler.block_size
+    if needed > scheduler.capacity:
+        raise ContextLengthError(
+            f"{width} beams of {first.num_prompt_tokens} prompt tokens and max_tokens {first.max_tokens} may need "
+            f"{needed} places in the KV cache, which holds {scheduler.capacity}. "
+            "Lower beam_width or max_tokens, or raise kv_cache_tokens.",
+            parameter="max_tokens",
+        )
+
+
+class BeamGroup:
+    """The requests of one call's beams.
+
+    Args:
+        requests: as many as there are beams; the first computes the prompt, the others wait to be forked.
+        params: of the call.
+
+    Attributes:
+        num_replies: that are returned, the best ones.
+    """
+
+    def __init__(self, requests: Sequence[Request], params: SamplingParams) -> None:
+        self.requests = list(requests)
+        first = self.requests[0]
+        self.num_replies = params.n
+        self._num_logprobs = params.logprobs
+        self._params = params
+        self._search = BeamSearch(
+            width=len(requests),
+            max_tokens=first.max_tokens,
+            stop_token_ids=first.stop_token_ids,
+            min_tokens=params.min_tokens,
+            length_penalty=params.length_penalty,
+            early_stopping=params.early_stopping,
+        )
+        for request in self.requests:
+            request.num_logprobs = self._search.num_candidates
+        for request in self.requests[1:]:
+            request.status = RequestStatus.PENDING
+        self._live = [first]
+        self._drawn: dict[Request, TokenLogprobs] = {}
+
+    @property
+    def done(self) -> bool:
+        return self._search.done
+
+    def record(self, request: Request, logprobs: TokenLogprobs, scheduler: Scheduler) -> None:
+        """Take what a beam could go on with; when all have told, choose and fork."""
+        self._drawn[request] = logprobs
+        if len(self._drawn) == len(self._live):
+            self._advance(scheduler)
+
+    def replies(
+        self, make_detokenizer: MakeDetokenizer | None, stats: RequestStats, prompt: Sequence[int]
+    ) -> list[RequestDelta]:
+        """The best replies, each as one delta, once the search is done."""
+        request = self.requests[0]
+        deltas = []
+        for index, beam in enumerate(self._search.finished[: self.num_replies]):
+            ids = tuple(token.token_id for token in beam.tokens)
+            detokenizer = make_detokenizer and make_detokenizer(prompt, self._params.skip_special_tokens)
+            text = ""
+            if detokenizer is not None:
+                text = "".join(map(detokenizer.add, ids[:-1] if beam.stopped else ids)) + detokenizer.finish()
+            reason: FinishReason = "stop" if beam.stopped else "length"
+            named = beam.stopped and ids[-1] in self._params.stop_token_ids
+            deltas.append(
+                RequestDelta(
+                    request.request_id,
+                    index,
+                    ids,
+                    text,
+                    logprobs=None if self._num_logprobs is None else beam.tokens,
+                    finish_reason=reason,
+                    stop_reason=ids[-1] if named else None,
+                    prompt_logprobs=None if request.prompt_logprobs is None else tuple(request.prompt_logprobs),
+                    stats=replace(stats, num_output_tokens=len(ids)),
+                    score=beam.score,
+                )
+            )
+        error = EngineError(
+            f"Beam search found {len(deltas)} replies and n is {self.num_replies}: no more tokens can be drawn. "
+            "Lower n, or check the model's weights."
+        )
+        missing = range(len(deltas), self.num_replies)
+        return deltas + [self._ended(index, stats, error) for index in missing]
+
+    def aborted(self, stats: RequestStats) -> list[RequestDelta]:
+        """The last delta of each reply when the call ends before the search."""
+        return [self._ended(index, stats, None) for index in range(self.num_replies)]
+
+    def _ended(self, index: int, stats: RequestStats, error: EngineError | None) -> RequestDelta:
+        request_id = self.requests[0].request_id
+        return RequestDelta(request_id, index, (), "", finish_reason="abort", stats=stats, error=error)
+
+    def _advance(self, scheduler: Scheduler) -> None:
+        candidates = [self._drawn[request].top for request in self._live]
+        self._drawn.clear()
+        beams = self._search.advance(candidates, num_top=self._num_logprobs or 0)
+        if not beams:
+            return
+        continued = {beam.parent for beam in beams}
+        for place, request in enumerate(self._live):
+            if place not in continued:
+                scheduler.withdraw(request)
+        in_use = {self._live[place] for place in continued}
+        free = [request for request in self.requests if request not in in_use]
+        free.reverse()
+        live: list[Request] = []
+        for beam in beams:
+            parent = self._live[beam.parent]
+            if parent in in_use:  # its first child takes its place
+                in_use.remove(parent)
+                live.append(parent)
+            else:
+                child = free.pop()
+                child.first_scheduled_time = parent.first_scheduled_time
+                child.first_token_time = parent.first_token_time
+                scheduler.fork(parent, child)
+                live.append(child)
+        for request, beam in zip(live, beams, strict=True):
+            request.token_ids.append(beam.tokens[-1].token_id)
+        self._live = live
