@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +11,12 @@ import pytest
 from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.reply_part import ReplyPart, merge_parts
 from glm_crush.chat.tool_schema import tool_schemas
-from glm_crush.config import load_settings
 from glm_crush.errors import ContextLengthError, InvalidParameterError
-from glm_crush.models.loader import load_model
 from glm_crush.serving.chat_turn import ChatTurn, ParameterNames, TurnDelta, TurnRequest, prepare_turn
-from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.types import Message, SamplingParams
 from tests.serving.scripted import ByteCodec, ScriptedEngine
-from tests.serving.test_tools_and_formats import FLAG, tiny_glm
+from tests.serving.test_tools_and_formats import FLAG
 
 HI: list[Message] = [{"role": "user", "content": "Hi"}]
 PARAMS = SamplingParams(max_tokens=150, seed=3)
@@ -33,15 +28,10 @@ def scripted(**options: Any) -> ServedModel:
     )
 
 
-@pytest.fixture(scope="module")
-def glm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+@pytest.fixture
+def glm(glm_models: list[ServedModel]) -> ServedModel:
     """A tiny random model that writes calls as GLM-4.7 does."""
-    folder: Path = tmp_path_factory.mktemp("turn")
-    loaded = load_model(tiny_glm("glm4_moe_lite", folder), cache_dir=folder / "packed", weight_format="f32")
-    settings = load_settings(flags={"crush.threads": 1, "crush.kv_cache_tokens": 8192})
-    model, engine = serve_loaded_model("glm", loaded, settings)
-    yield model
-    engine.close()
+    return glm_models[1]
 
 
 def prepared(model: ServedModel, **options: Any) -> ChatTurn:

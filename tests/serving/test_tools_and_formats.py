@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from glm_crush.config import ApiSettings, load_settings
-from glm_crush.models.loader import load_model
+from glm_crush.config import ApiSettings
 from glm_crush.serving.app import create_app
-from glm_crush.serving.local_model import serve_loaded_model
-from tests.chat.glm_tokens import GLM_VOCAB_SIZE, glm_tokenizer_json
-from tests.models.tiny import tiny_checkpoint
+from tests.chat.glm_tokens import glm_tokenizer_json
 
 pytestmark = [pytest.mark.requirement("E2"), pytest.mark.requirement("S1")]
 
@@ -48,39 +44,10 @@ NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 Api = openai.OpenAI
 
 
-def tiny_glm(family: str, folder: Path) -> Path:
-    """A tiny checkpoint with GLM's tags and without a template, so that ours for its family is used."""
-    path = tiny_checkpoint(
-        family, folder, vocab_size=GLM_VOCAB_SIZE, max_position_embeddings=4096, eos_token_id=[0, 1, 271]
-    )
-    (path / "tokenizer.json").write_text(json.dumps(glm_tokenizer_json()))
-    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """GLM-4.5's format, 4.7's, and a plain model without tags whose template takes no tools."""
-    folder = tmp_path_factory.mktemp("tiny-glm")
-    settings = load_settings(flags={"crush.threads": 1, "crush.kv_cache_tokens": 16384})
-    paths = {
-        "glm45": tiny_glm("glm4_moe", folder),
-        "glm47": tiny_glm("glm4_moe_lite", folder),
-        "plain": tiny_checkpoint("llama", folder, max_position_embeddings=4096),
-    }
-    served = []
-    for name, path in paths.items():
-        loaded = load_model(path, cache_dir=folder / "packed", weight_format="f32")
-        served.append(serve_loaded_model(name, loaded, settings))
-    yield [model for model, _ in served]
-    for _, engine in served:
-        engine.close()
-
-
 @pytest.fixture
-def api(models: Any, loopback_server: Any) -> Iterator[Api]:
+def api(glm_models: Any, loopback_server: Any) -> Iterator[Api]:
     url, current = loopback_server
-    current.app = create_app(models, ApiSettings())
+    current.app = create_app(glm_models, ApiSettings())
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
 

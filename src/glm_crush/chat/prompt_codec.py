@@ -46,6 +46,7 @@ class PromptCodec:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        prefill: str = "",
         **variables: Any,
     ) -> list[int]:
         """Token ids of a conversation.
@@ -54,6 +55,7 @@ class PromptCodec:
             messages: in the OpenAI shape.
             tools: function descriptions in the OpenAI shape.
             add_generation_prompt: end with the start of the assistant's turn.
+            prefill: how that turn begins already.
             **variables: switches of the template, such as `enable_thinking`.
 
         Raises:
@@ -63,7 +65,7 @@ class PromptCodec:
         if self.chat_template is None:
             raise TemplateError("This model has no chat template; send a plain prompt instead of messages.")
         text = self.chat_template.render(messages, tools, add_generation_prompt, **variables)
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(text + prefill)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""

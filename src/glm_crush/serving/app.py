@@ -18,7 +18,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from glm_crush.config import ApiSettings
-from glm_crush.serving.errors import ApiError
+from glm_crush.serving.anthropic.routes import ANTHROPIC_ERRORS, anthropic_routes
+from glm_crush.serving.errors import ApiError, ErrorShapes
 from glm_crush.serving.health import health_routes
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
@@ -47,7 +48,12 @@ def create_app(
     """
     served = models if isinstance(models, ServedModels) else ServedModels(models)
     stored = None if database is None else StoredApis(database)
-    routes = [*openai_routes(served, settings), *(stored.routes() if stored else ()), *health_routes(served)]
+    routes = [
+        *openai_routes(served, settings),
+        *(stored.routes() if stored else ()),
+        *anthropic_routes(served, settings),
+        *health_routes(served),
+    ]
     documented = [endpoint for endpoint, _ in routes]
 
     async def document(_: Request) -> Response:
@@ -68,6 +74,7 @@ def create_app(
                 key=settings.key,
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
+                error_shapes=ErrorShapes(ANTHROPIC_ERRORS),
             )
         ],
         exception_handlers={HTTPException: _raise_as_api_error},

@@ -23,7 +23,7 @@ from glm_crush.types import Message, SamplingParams, StructuredOutput, TokenLogp
 
 __all__ = ["ChatTurn", "ParameterNames", "TurnDelta", "TurnRequest", "prepare_turn"]
 
-_RESERVED_VARIABLES = ("messages", "tools", "add_generation_prompt")
+_RESERVED_VARIABLES = ("messages", "tools", "add_generation_prompt", "prefill")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class TurnRequest:
     Attributes:
         messages: in the OpenAI shape, text only. wish: tools, and what the answer must look like.
         variables: switches of the chat template, such as `enable_thinking`.
+        prefill: how the reply begins already; what is generated goes on from there.
         names: what to call the parameters in a refusal.
     """
 
@@ -51,6 +52,7 @@ class TurnRequest:
     wish: ReplyWish = field(default_factory=ReplyWish)
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
+    prefill: str = ""
     names: ParameterNames = field(default_factory=ParameterNames)
 
 
@@ -206,9 +208,9 @@ def _prompt(model: ServedModel, request: TurnRequest) -> ChatPrompt:
             raise InvalidParameterError(
                 f"{names.tools} are given, which {model.name} cannot call", parameter=names.tools
             )
-        return ChatPrompt(request.messages, request.add_generation_prompt, request.variables)
+        return ChatPrompt(request.messages, request.add_generation_prompt, request.variables, prefill=request.prefill)
     messages, tools = model.replies.messages_for(request.messages, request.wish)
-    return ChatPrompt(messages, request.add_generation_prompt, request.variables, tools)
+    return ChatPrompt(messages, request.add_generation_prompt, request.variables, tools, request.prefill)
 
 
 async def _with_form(model: ServedModel, request: TurnRequest, prompt_ids: Sequence[int]) -> SamplingParams:

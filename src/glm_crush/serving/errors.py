@@ -7,12 +7,12 @@ says nothing of our internals (they go to the log, with the request id).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from glm_crush import errors
 
-__all__ = ["ApiError", "ErrorReply", "error_reply"]
+__all__ = ["ApiError", "ErrorReply", "ErrorShape", "ErrorShapes", "error_reply"]
 
 
 class ApiError(Exception):
@@ -50,6 +50,24 @@ class ErrorReply:
         return {
             "error": {"message": self.message, "type": self.type, "param": self.parameter, "code": self.code},
         }
+
+
+ErrorShape = Callable[[ErrorReply, str], dict[str, object]]
+"""A protocol's error body, from the reply and the request's id."""
+
+
+class ErrorShapes:
+    """Which protocol's error body a path has: OpenAI's, unless it begins with one of the `prefixes`."""
+
+    def __init__(self, prefixes: Mapping[str, ErrorShape] | None = None) -> None:
+        self._prefixes = tuple((prefixes or {}).items())
+
+    def body(self, path: str, reply: ErrorReply, request_id: str) -> dict[str, object]:
+        """The body of an error on this path."""
+        for prefix, shape in self._prefixes:
+            if path.startswith(prefix):
+                return shape(reply, request_id)
+        return reply.body()
 
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}

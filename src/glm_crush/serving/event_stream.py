@@ -1,4 +1,4 @@
-"""Server-sent events: chunks as they come, a comment line in long silence, an end when the client is gone.
+"""Server-sent events and the like: chunks as they come, a sign of life in long silence, an end when the client is gone.
 
 Below: any async iterator of encoded events. Knows nothing of the protocol whose events it carries.
 """
@@ -22,11 +22,11 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger("glm_crush.serving")
 
-_PING = b": ping\n\n"
+_COMMENT = b": ping\n\n"
 
 
 class EventStream(Response):
-    """A `text/event-stream` response that closes its source as soon as the client disconnects.
+    """A streamed response that closes its source as soon as the client disconnects.
 
     The status goes out with the first event or the first comment line: what fails before that is an ordinary
     error response, what fails later is one event.
@@ -34,7 +34,9 @@ class EventStream(Response):
     Args:
         events: encoded events, blank line included; closed in every case, so it must release what it holds.
         encode_error: the event that tells the client why the stream ends early.
-        ping_interval_seconds: silence after which a comment line keeps proxies and clients from giving up.
+        ping_interval_seconds: silence after which a ping keeps proxies and clients from giving up.
+        ping: a sign of life, by default a comment line; None = the protocol has none.
+        media_type: what the events are.
     """
 
     def __init__(
@@ -43,23 +45,29 @@ class EventStream(Response):
         *,
         encode_error: Callable[[Exception], bytes],
         ping_interval_seconds: float,
+        ping: bytes | None = _COMMENT,
+        media_type: str = "text/event-stream",
     ) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(media_type="text/event-stream", headers=headers)
+        super().__init__(media_type=media_type, headers=headers)
         del self.headers["content-length"]
         self._events = events
         self._encode_error = encode_error
         self._ping_interval = ping_interval_seconds
+        self._ping_bytes = ping
         self._last_sent = time.monotonic()
         self._started = False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send every event, or stop at the client's disconnect."""
-        ping = asyncio.create_task(self._ping(send))
+        if self._ping_bytes is None:
+            await run_until_disconnect(self._send_all(send), receive)
+            return
+        pings = asyncio.create_task(self._ping(send, self._ping_bytes))
         try:
             await run_until_disconnect(self._send_all(send), receive)
         finally:
-            await _cancel(ping)
+            await _cancel(pings)
 
     async def _send_all(self, send: Send) -> None:
         try:
@@ -81,11 +89,11 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": event, "more_body": True})
 
-    async def _ping(self, send: Send) -> None:
+    async def _ping(self, send: Send, ping: bytes) -> None:
         while True:
             silence = time.monotonic() - self._last_sent
             if silence >= self._ping_interval:
-                await self._send(send, _PING)
+                await self._send(send, ping)
                 silence = 0.0
             await asyncio.sleep(self._ping_interval - silence)
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.errors import InvalidParameterError, RequestError
 
-__all__ = ["StrictModel", "json_response", "parse_request", "read_request"]
+__all__ = ["StrictModel", "json_response", "only_parts", "parse_request", "read_request"]
 
 _LARGE_BODY = 100_000  # bytes; less is parsed in about a millisecond
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -27,6 +27,19 @@ class StrictModel(BaseModel):
     """An object whose every field is known and of its type: a number in quotes is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def only_parts(*kinds: str) -> BeforeValidator:
+    """Name the first part of a list that is an image, a file or the like, before its fields are found to be unknown."""
+
+    def check(content: object) -> object:
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind not in kinds:
+                context = {"index": index, "kind": kind[:40], "kinds": " or ".join(repr(name) for name in kinds)}
+                raise PydanticCustomError("not_text", "{kind}", context)
+        return content
+
+    return BeforeValidator(check)
 
 
 async def read_request(request_class: type[Parsed], http: Request) -> Parsed:
@@ -57,7 +70,8 @@ def parse_request(request_class: type[Parsed], body: bytes) -> Parsed:
         return request_class.model_validate_json(body)
     except ValidationError as error:
         telling = ("extra_forbidden", "not_text")  # the others may only follow from these
-        first = min(error.errors(include_url=False), key=lambda e: e["type"] not in telling)
+        # of a union's arms, the one that was understood deepest is the one that was meant
+        first = min(error.errors(include_url=False), key=lambda e: (e["type"] not in telling, -len(e["loc"])))
         raise _explain(first, request_class.model_fields) from None
 
 
@@ -74,8 +88,8 @@ def _explain(first: Any, fields: Collection[str]) -> RequestError:
         )
     elif first["type"] == "not_text":
         location += f"[{first['ctx']['index']}]"
-        kind = first["ctx"]["kind"]
-        message = f"{location} is a part of type {kind!r}; this model reads only text: send parts of type 'text'"
+        kind, kinds = first["ctx"]["kind"], first["ctx"]["kinds"]
+        message = f"{location} is a part of type {kind!r}; this model reads only text: send parts of type {kinds}"
     elif first["type"] == "missing":
         message = f"{location} is required"
     else:
@@ -84,17 +98,27 @@ def _explain(first: Any, fields: Collection[str]) -> RequestError:
 
 
 def _location(parts: tuple[int | str, ...]) -> str:
-    """`messages[0].content` from pydantic's path; names of union arms (`list[str]`, `str`) are left out."""
-    arms = {"str", "int", "float", "bool", *(arm.__name__ for arm in StrictModel.__subclasses__())}
+    """`messages[0].content` from pydantic's path; names of union arms (`list[str]`, `str`, a tag) are left out."""
+    models = StrictModel.__subclasses__()
+    arms = {"str", "int", "float", "bool", *(model.__name__ for model in models)}
+    tags = {tag for model in models for tag in _tags(model)}
     text = ""
-    for part in parts:
+    for place, part in enumerate(parts):
         if isinstance(part, int):
             text += f"[{part}]"
         elif part in arms or "[" in part:
             continue
+        elif part in tags and isinstance(parts[place - 1], int) and place + 1 < len(parts):
+            continue  # in a list of tagged objects, the tag stands between index and field
         else:
             text += f".{part}" if text else part
     return text
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """The values of the field that tells objects of a list apart."""
+    field = model.model_fields.get("type") or model.model_fields.get("role")
+    return get_args(field.annotation) if field is not None else ()
 
 
 def _shorten(value: object) -> str:

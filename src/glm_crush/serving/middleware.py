@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from glm_crush.serving.errors import ApiError, error_reply
+from glm_crush.serving.errors import ApiError, ErrorShapes, error_reply
 
 __all__ = ["ApiMiddleware"]
 
@@ -34,13 +34,20 @@ class ApiMiddleware:
 
     Args:
         app: the routes. key: None = none is needed. max_body_bytes: of requests.
-        larger_bodies: paths that take more.
+        larger_bodies: paths that take more. error_shapes: paths whose errors have another protocol's shape.
     """
 
     def __init__(
-        self, app: Application, *, key: str | None, max_body_bytes: int, larger_bodies: Mapping[str, int] | None = None
+        self,
+        app: Application,
+        *,
+        key: str | None,
+        max_body_bytes: int,
+        larger_bodies: Mapping[str, int] | None = None,
+        error_shapes: ErrorShapes | None = None,
     ) -> None:
         self._app = app
+        self._error_shapes = error_shapes or ErrorShapes()
         self._key = key.encode() if key else None
         self._max_body_bytes = max_body_bytes
         self._larger_bodies = dict(larger_bodies or {})
@@ -64,6 +71,7 @@ class ApiMiddleware:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    (b"request-id", request_id.encode()),  # as Anthropic calls it
                     (b"openai-processing-ms", str(elapsed).encode()),
                     (b"openai-version", b"2020-10-01"),
                 ]
@@ -78,7 +86,7 @@ class ApiMiddleware:
         except Exception as error:
             if response_started:
                 raise  # the status is out; a stream reports its own errors as events
-            await send_error(error, send_with_headers, request_id)
+            await send_error(error, send_with_headers, request_id, scope["path"], self._error_shapes)
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._key is None or scope["path"] in _OPEN_PATHS:
@@ -129,12 +137,12 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
     return f"req_{uuid.uuid4().hex}"
 
 
-async def send_error(error: Exception, send: Send, request_id: str) -> None:
+async def send_error(error: Exception, send: Send, request_id: str, path: str, shapes: ErrorShapes) -> None:
     """Send the error body of an exception; a 500 is logged with its traceback."""
     reply = error_reply(error)
     if reply.status == 500:
         _log.error("request %s failed", request_id, exc_info=error)
-    body = json.dumps(reply.body()).encode()
+    body = json.dumps(shapes.body(path, reply, request_id)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -9,40 +9,47 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 __all__ = ["Endpoint", "openapi_document", "openapi_page"]
 
-_ERROR_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
+Dialect = Literal["openai", "anthropic", "ollama"]
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_ERROR_SCHEMAS: Mapping[Dialect, tuple[str, Mapping[str, Any]]] = {
+    "openai": ("Error", _object(error=_object(message=_TEXT, type=_TEXT, param=_TEXT_OR_NULL, code=_TEXT_OR_NULL))),
+    "anthropic": (
+        "AnthropicError",
+        _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT), request_id=_TEXT),
+    ),
+    "ollama": ("OllamaError", _object(error=_TEXT)),
+}
+_STREAM_TYPES: Mapping[Dialect, str] = {
+    "openai": "text/event-stream",
+    "anthropic": "text/event-stream",
+    "ollama": "application/x-ndjson",
 }
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One method of one path; `streams` says that the reply may be a stream of server-sent events."""
+    """One method of one path; `streams` says that the reply may be a stream, `dialect` whose errors it has."""
 
     method: str
     path: str
     summary: str
     body: type[BaseModel] | None = None
     streams: bool = False
+    dialect: Dialect = "openai"
 
 
 def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, A
     names, definitions = models_json_schema(
         [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
     )
-    schemas = {"Error": _ERROR_SCHEMA, **definitions.get("$defs", {})}
+    schemas = {**dict(_ERROR_SCHEMAS.values()), **definitions.get("$defs", {})}
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         reference = names[(endpoint.body, "validation")] if endpoint.body is not None else None
@@ -68,10 +75,11 @@ def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, A
 def _operation(endpoint: Endpoint, body: Mapping[str, Any] | None) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if endpoint.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[_STREAM_TYPES[endpoint.dialect]] = {"schema": {"type": "string"}}
+    error_schema, _ = _ERROR_SCHEMAS[endpoint.dialect]
     error = {
-        "description": "an error in OpenAI's shape",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        "description": "an error in the dialect's shape",
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{error_schema}"}}},
     }
     operation: dict[str, Any] = {
         "summary": endpoint.summary,

@@ -74,12 +74,16 @@ class TextCodec(Protocol):
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation to render: `variables` go to the template (`enable_thinking`, ...), and so do `tools`."""
+    """A conversation to render: `variables` go to the template (`enable_thinking`, ...), and so do `tools`.
+
+    `prefill` is how the reply begins already.
+    """
 
     messages: Sequence[Message]
     add_generation_prompt: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] | None = None
+    prefill: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,9 @@ class ServedModel:
         return Generation(prompt_token_ids, self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params))
 
     def _render(self, prompt: ChatPrompt) -> list[int]:
-        tools = {"tools": prompt.tools} if prompt.tools else {}
+        given = {name: value for name in ("tools", "prefill") if (value := getattr(prompt, name))}
         return self.codec.render(
-            prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables, **tools
+            prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables, **given
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -22,7 +23,7 @@ class Models:
 
     async def list(self, _: Request) -> Response:
         """Every served model."""
-        return json_response({"object": "list", "data": [_card(model) for model in self._models]})
+        return json_response({"object": "list", "data": [_card(model) for model in self._models], "has_more": False})
 
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
@@ -30,7 +31,7 @@ class Models:
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
-    """OpenAI's four fields, the context length and root under vLLM's names, and what may be asked of the model."""
+    """OpenAI's four fields, vLLM's, what may be asked of the model, and what Anthropic's clients read beside them."""
     replies = model.replies
     return {
         "id": model.name,
@@ -47,4 +48,7 @@ def _card(model: ServedModel) -> dict[str, Any]:
             "reasoning": replies is not None and replies.markers.can_reason,
             "structured_outputs": model.grammars is not None,
         },
+        "type": "model",
+        "display_name": model.name,
+        "created_at": datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z"),
     }

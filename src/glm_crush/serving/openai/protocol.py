@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from glm_crush.serving.json_http import StrictModel
+from glm_crush.serving.json_http import StrictModel, only_parts
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 
@@ -75,19 +74,11 @@ class TextPart(StrictModel):
     text: str
 
 
-def _only_text_parts(content: object) -> object:
-    """Name the first part that is an image, a sound or a file, before its fields are found to be unknown."""
-    for index, part in enumerate(content if isinstance(content, list) else ()):
-        if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
-            raise PydanticCustomError("not_text", "{kind}", {"index": index, "kind": kind[:40]})
-    return content
-
-
 class ChatMessage(StrictModel):
     """One message; roles and their order are the chat template's business."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | list[TextPart] | None, BeforeValidator(_only_text_parts)] = None
+    content: Annotated[str | list[TextPart] | None, only_parts("text")] = None
     name: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None

@@ -1,0 +1,75 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.anthropic.errors import error_event
+from glm_crush.serving.anthropic.protocol import CountTokensRequest, CreateMessageRequest
+from glm_crush.serving.anthropic.reply import PING, ReplyStyle, message, message_events
+from glm_crush.serving.anthropic.wishes import sampling_params, turn_request
+from glm_crush.serving.chat_turn import prepare_turn
+from glm_crush.serving.event_stream import EventStream, run_until_disconnect
+from glm_crush.serving.json_http import json_response, read_request
+from glm_crush.serving.routing import hold_model
+from glm_crush.serving.served_models import ServedModels
+from glm_crush.types import SamplingParams
+
+__all__ = ["Messages"]
+
+_VERSIONS = ("2023-06-01", "2026-10-21")  # the later one takes less; what it no longer takes is still understood
+
+
+class Messages:
+    """The routes of the Messages API over the served models."""
+
+    def __init__(self, models: ServedModels, *, ping_interval_seconds: float) -> None:
+        self._models = models
+        self._ping_interval = ping_interval_seconds
+
+    async def create(self, http: Request) -> Response:
+        """Answer one request, as a stream or as one message; a client that goes away ends the generation."""
+        _check_version(http)
+        request = await read_request(CreateMessageRequest, http)
+        model = await hold_model(self._models, request.model, http)
+        turn = await prepare_turn(model, turn_request(request, sampling_params(request, model.default_params)))
+        # Clients ask for more than any context of ours holds: the reply then ends where the context does.
+        room = model.context_length - len(turn.prompt_token_ids)
+        if limit_is_context := 0 < room < request.max_tokens:
+            turn.params = replace(turn.params, max_tokens=room)
+        style = ReplyStyle(
+            model_name=model.name,
+            omit_thinking=request.thinking is not None and request.thinking.display == "omitted",
+            limit_is_context=limit_is_context,
+        )
+        if request.stream:
+            request_id: str = http.state.request_id
+            return EventStream(
+                message_events(turn, style),
+                encode_error=lambda error: error_event(error, request_id),
+                ping_interval_seconds=self._ping_interval,
+                ping=PING,
+            )
+        reply = await run_until_disconnect(message(turn, style), http.receive)
+        return Response(status_code=499) if reply is None else json_response(reply)
+
+    async def count_tokens(self, http: Request) -> Response:
+        """How many tokens the prompt of a request has."""
+        _check_version(http)
+        request = await read_request(CountTokensRequest, http)
+        model = await hold_model(self._models, request.model, http)
+        turn = await prepare_turn(model, turn_request(request, SamplingParams()))
+        return json_response({"input_tokens": len(turn.prompt_token_ids)})
+
+
+def _check_version(http: Request) -> None:
+    version = http.headers.get("anthropic-version", _VERSIONS[0])
+    if version not in _VERSIONS:
+        raise InvalidParameterError(
+            f"anthropic-version is {version[:40]!r}; this server speaks {' and '.join(_VERSIONS)}",
+            parameter="anthropic-version",
+        )
