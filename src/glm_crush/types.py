@@ -51,6 +51,8 @@ class StructuredOutput:
         think_token_ids: `<think>` and `</think>`, for models that reason.
         call_token_id: the token that begins the grammar wherever it comes, and is its first token.
         ends_reply: the reply ends as soon as the grammar is complete.
+        reasoning: where "at_call": whether the reply begins inside the model's reasoning, or may open it.
+        max_reasoning_tokens: after so many tokens of reasoning comes its end.
     """
 
     kind: Literal["json_schema", "regex", "lark"]
@@ -59,6 +61,8 @@ class StructuredOutput:
     think_token_ids: tuple[int, int] | None = None
     call_token_id: int | None = None
     ends_reply: bool = True
+    reasoning: Literal["no", "begun", "open"] = "no"
+    max_reasoning_tokens: int | None = None
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool) -> StructuredOutput:
@@ -87,6 +91,11 @@ class StructuredOutput:
                 f"choice is {choices!r:.100}; give a list of texts that are not empty", parameter="structured"
             )
         return cls(kind="lark", grammar="start: " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices))
+
+    @classmethod
+    def anything(cls) -> StructuredOutput:
+        """Free text, so that only the reasoning before it is bounded."""
+        return cls(kind="regex", grammar="(?s:.*)", begins="at_call", ends_reply=False)
 
     @classmethod
     def lark(cls, grammar: str) -> StructuredOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,29 @@ def test_the_reply_cannot_end_inside_the_reasoning() -> None:
 def test_a_model_that_may_reason_decides_by_its_first_token(wanted: str) -> None:
     structured = StructuredOutput(kind="regex", grammar="yes|no", begins="open", think_token_ids=THINK)
     assert reply(structured, wants(wanted), temperature=0.0).text == wanted
+
+
+@pytest.mark.parametrize(
+    ("begins", "thought"), [("after_reasoning", "Hm, so. "), ("open", "<think>Hm, so. "), ("at_call", "Hm, so. ")]
+)
+def test_reasoning_ends_after_as_many_tokens_as_it_may_have(begins: Any, thought: str) -> None:
+    structured = StructuredOutput(
+        kind="regex",
+        grammar="yes|no",
+        begins=begins,
+        think_token_ids=THINK,
+        reasoning="begun" if begins == "at_call" else "no",
+        max_reasoning_tokens=3,
+    )
+    output = reply(structured, wants(thought + "well</think>no"), temperature=0.0, max_tokens=20)
+    tokens = [token for token in output.token_ids if token != THINK[0]]
+    assert tokens.index(THINK[1]) == 3
+
+
+def test_free_text_after_bounded_reasoning_is_free_and_may_end() -> None:
+    structured = replace(StructuredOutput.anything(), think_token_ids=THINK, reasoning="open", max_reasoning_tokens=50)
+    assert reply(structured, wants("<think>a</think>What?"), temperature=0.0).text == "<think>a</think>What?"
+    assert reply(structured, wants("What?"), temperature=0.0).text == "What?"
 
 
 def call_grammar(**options: Any) -> StructuredOutput:

@@ -353,6 +353,21 @@ def test_thinking_that_is_left_out_comes_back_in_its_signature(api: anthropic.An
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("tools", [[], [FLAG]])
+def test_thinking_ends_when_its_budget_is_used_up(api: anthropic.Anthropic, tools: Any) -> None:
+    reply = api.messages.create(
+        model="glm47",
+        max_tokens=40,
+        messages=HI,
+        thinking={"type": "enabled", "budget_tokens": 5},
+        tools=tools,
+        extra_body={"top_k": 1},
+    )
+    assert reply.content[0].type == "thinking"
+    assert reply.usage.output_tokens_details.thinking_tokens == 5  # type: ignore[union-attr]
+    assert len(reply.content) > 1
+
+
 def test_without_thinking_asked_for_the_model_answers_at_once(api: anthropic.Anthropic) -> None:
     reply = api.messages.create(model="glm47", max_tokens=10, messages=HI)
     assert [block.type for block in reply.content] == ["text"]

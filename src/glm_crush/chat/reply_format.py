@@ -115,6 +115,19 @@ class ReplyFormat:
         think = (self.markers.ids["think"], self.markers.ids["/think"])
         return replace(grammar, begins=begins[self.start_state(prompt_token_ids)], think_token_ids=think)
 
+    def limited(
+        self, prompt_token_ids: Sequence[int], structured: StructuredOutput | None, max_reasoning_tokens: int
+    ) -> StructuredOutput | None:
+        """The same form with bounded reasoning; a model that does not reason needs no bound."""
+        start = self.start_state(prompt_token_ids)
+        if not self.markers.can_reason or start == "answer":
+            return structured
+        grammar = replace(structured or StructuredOutput.anything(), max_reasoning_tokens=max_reasoning_tokens)
+        if grammar.begins != "at_call":
+            return grammar
+        think = (self.markers.ids["think"], self.markers.ids["/think"])
+        return replace(grammar, reasoning="begun" if start == "reasoning" else "open", think_token_ids=think)
+
     def held(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> SamplingParams:
         """The parameters of a reply to a conversation: what it is held to begins after its reasoning."""
         if params.structured is None or params.structured.begins != "now":

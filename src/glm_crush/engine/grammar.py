@@ -54,6 +54,9 @@ class GrammarState:
         self._eos_token_ids = eos_token_ids
         self._matcher = compiled.deep_copy()
         self._phase = _FIRST_PHASE[structured.begins]
+        if structured.reasoning == "begun":
+            self._phase = _Phase.REASONING
+        self._num_reasoning_tokens = 0
 
     @property
     def is_complete(self) -> bool:
@@ -77,6 +80,10 @@ class GrammarState:
             mask: uint32 `[ceil(vocab / 32)]`, all bits set; written.
         """
         if self._phase is _Phase.REASONING:
+            limit = self._structured.max_reasoning_tokens
+            if limit is not None and self._num_reasoning_tokens >= limit and self._structured.think_token_ids:
+                mask[:] = 0
+                _set(mask, self._structured.think_token_ids[1])
             for token_id in self._eos_token_ids:
                 _clear(mask, token_id)
         elif self._phase in (_Phase.OPEN, _Phase.GRAMMAR):
@@ -89,11 +96,13 @@ class GrammarState:
     def accept(self, token_id: int) -> None:
         """Go on by a token that was drawn under the mask."""
         think, end_think = self._structured.think_token_ids or (-1, -1)
-        if self._phase is _Phase.OPEN and token_id == think:
+        may_reason = self._phase is _Phase.OPEN or (self._phase is _Phase.FREE and self._structured.reasoning == "open")
+        if may_reason and token_id == think:
             self._phase = _Phase.REASONING
         elif self._phase is _Phase.REASONING and token_id == end_think:
-            self._phase = _Phase.GRAMMAR
+            self._phase = _Phase.FREE if self._structured.begins == "at_call" else _Phase.GRAMMAR
         elif self._phase in (_Phase.FREE, _Phase.REASONING):
+            self._num_reasoning_tokens += self._phase is _Phase.REASONING
             if token_id == self._structured.call_token_id:
                 self._advance(token_id)
         elif self._phase is not _Phase.COMPLETE:

@@ -44,6 +44,7 @@ class TurnRequest:
         messages: in the OpenAI shape, text only. wish: tools, and what the answer must look like.
         variables: switches of the chat template, such as `enable_thinking`.
         prefill: how the reply begins already; what is generated goes on from there.
+        max_reasoning_tokens: after so many tokens of reasoning it ends and the answer begins; None = no bound.
         names: what to call the parameters in a refusal.
     """
 
@@ -53,6 +54,7 @@ class TurnRequest:
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     prefill: str = ""
+    max_reasoning_tokens: int | None = None
     names: ParameterNames = field(default_factory=ParameterNames)
 
 
@@ -221,6 +223,8 @@ async def _with_form(model: ServedModel, request: TurnRequest, prompt_ids: Seque
         structured = wish.answer
     else:
         structured = model.replies.structured(prompt_ids, wish)
+        if request.max_reasoning_tokens is not None:
+            structured = model.replies.limited(prompt_ids, structured, request.max_reasoning_tokens)
         params = replace(params, logit_bias={**params.logit_bias, **model.replies.call_bias(wish)})
     if structured is None:
         return params

@@ -41,7 +41,8 @@ def turn_request(conversation: Conversation, params: SamplingParams) -> TurnRequ
     """
     _refuse_unsupported(conversation)
     prefill = prefill_of(conversation)
-    thinks = conversation.thinking is not None and conversation.thinking.type != "disabled"
+    thinking = conversation.thinking
+    thinks = thinking is not None and thinking.type != "disabled"
     if prefill and thinks:
         raise InvalidParameterError(
             "the last message is the assistant's, so the reply has begun and cannot think first; "
@@ -54,6 +55,7 @@ def turn_request(conversation: Conversation, params: SamplingParams) -> TurnRequ
         wish=_wish(conversation),
         variables={"enable_thinking": thinks},
         prefill=prefill,
+        max_reasoning_tokens=None if thinking is None else thinking.budget_tokens,
         names=_NAMES,
     )
 
