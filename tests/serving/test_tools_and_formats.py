@@ -231,6 +231,11 @@ def test_structured_outputs_hold_chats_and_completions(api: Api, form: Any, acce
     ("body", "param", "words"),
     [
         ({"tools": [{"type": "function"}]}, "tools[0]", "give"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": 5}}}}]},
+            "tools[0].function.parameters.properties.a",
+            "give a JSON schema",
+        ),
         ({"tools": [NOW], "tool_choice": "perhaps"}, "tool_choice", "'perhaps'"),
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),

@@ -137,7 +137,7 @@ def _value(schema: Any, tool: ToolSchema, key: str) -> str:
     """A string as it is, one of a few strings, or JSON."""
     if not tool.is_string(key):
         definitions = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
-        inner = {"anyOf": [{}]} if schema is True else dict(schema)
+        inner = {"anyOf": [{} if schema else {"enum": []}]} if isinstance(schema, bool) else dict(schema)
         return f"%json {json.dumps(styled_schema({**definitions, **inner}, lenient=not tool.strict))}"
     choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
     if choices and all(isinstance(choice, str) and choice for choice in choices):

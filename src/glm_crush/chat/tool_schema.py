@@ -105,8 +105,19 @@ def tool_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, ToolSchema]:
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise _error(f"{where}.function.parameters", f"is {parameters!r:.80}; give a JSON schema object")
+        _check_properties(parameters or {}, f"{where}.function.parameters")
         declared[name] = ToolSchema(name, parameters or {}, strict=function.get("strict") is True)
     return declared
+
+
+def _check_properties(parameters: Mapping[str, Any], where: str) -> None:
+    """What is read here must have the shape that JSON schema wants; the rest the grammar's compiler judges."""
+    properties = parameters.get("properties", {})
+    if not isinstance(properties, Mapping):
+        raise _error(f"{where}.properties", f"is {properties!r:.80}; give an object with a schema for each argument")
+    for name, schema in properties.items():
+        if not isinstance(schema, (Mapping, bool)):
+            raise _error(f"{where}.properties.{name:.80}", f"is {schema!r:.80}; give a JSON schema")
 
 
 def _error(where: str, problem: str) -> InvalidParameterError:
