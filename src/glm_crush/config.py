@@ -29,6 +29,7 @@ __all__ = [
     "ApiSettings",
     "CrushSettings",
     "ModelSettings",
+    "ObservabilitySettings",
     "Setting",
     "Settings",
     "StorageSettings",
@@ -101,6 +102,17 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObservabilitySettings:
+    """What operators see of a server."""
+
+    metrics: bool = _setting(True, "whether GET /metrics shows counters in Prometheus's format: true or false")
+    log_format: Literal["text", "json"] = _setting("text", "log lines: text for people, json for machines")
+    otlp_endpoint: str | None = _setting(
+        None, "where traces go, as OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces; unset = no traces"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """Where models are kept and fetched from."""
 
@@ -146,6 +158,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     crush: CrushSettings = field(default_factory=CrushSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -303,6 +316,7 @@ def _sections() -> dict[str, type]:
         "model": ModelSettings,
         "crush": CrushSettings,
         "api": ApiSettings,
+        "observability": ObservabilitySettings,
         "store": StoreSettings,
         "storage": StorageSettings,
     }

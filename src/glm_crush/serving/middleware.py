@@ -75,7 +75,10 @@ class ApiMiddleware:
                     (b"openai-processing-ms", str(elapsed).encode()),
                     (b"openai-version", b"2020-10-01"),
                 ]
-                _log.info("%s %s %d %d ms %s", scope["method"], scope["path"], message["status"], elapsed, request_id)
+                facts = {"method": scope["method"], "path": scope["path"], "status": message["status"]}
+                line = "%(method)s %(path)s %(status)d %(milliseconds)d ms %(request_id)s"
+                facts |= {"milliseconds": elapsed, "request_id": request_id}
+                _log.info(line, facts, extra=facts)
             await send(message)
 
         try:

@@ -26,7 +26,7 @@ ApiRoute = tuple[Endpoint, Handler]
 def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
     """The same routes for Starlette. A model's name may hold slashes, so path parameters may."""
     return [
-        Route(endpoint.path.replace("}", ":path}"), _Holding(handler), methods=[endpoint.method])
+        Route(endpoint.path.replace("}", ":path}"), _Holding(endpoint.path, handler), methods=[endpoint.method])
         for endpoint, handler in routes
     ]
 
@@ -44,10 +44,12 @@ async def hold_model(models: ServedModels, name: str | None, http: Request) -> S
 class _Holding:
     """A handler as an ASGI application that lets go of what the request holds once its response is sent."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, path: str, handler: Handler) -> None:
+        self._path = path
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["glm_crush.route"] = self._path
         async with AsyncExitStack() as held:
             scope["glm_crush.held"] = held
             response = await self._handler(Request(scope, receive, send))

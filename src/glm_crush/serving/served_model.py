@@ -18,7 +18,7 @@ from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
-__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec"]
+__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec", "Watch"]
 
 # Rendering and encoding less than this takes well under a millisecond: not worth a thread switch.
 _INLINE_CHARACTERS = 2_000
@@ -40,6 +40,16 @@ class GenerationEngine(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether new requests can be answered."""
+        ...
+
+
+class Watch(Protocol):
+    """Sees the deltas of a generation as they pass, and passes them on unchanged."""
+
+    def __call__(
+        self, model: str, params: SamplingParams, deltas: AsyncGenerator[RequestDelta, None]
+    ) -> AsyncGenerator[RequestDelta, None]:
+        """The same deltas; closing the returned generator closes `deltas`."""
         ...
 
 
@@ -104,6 +114,7 @@ class ServedModel:
         replies: how it writes reasoning and calls; None = its replies are text. grammars: what replies can be held to;
             None = they are free.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
+        watches: see every generation, the first one closest to the engine.
     """
 
     name: str
@@ -116,6 +127,7 @@ class ServedModel:
     grammars: GrammarCompiler | None = None
     fingerprint: str = "glm-crush"
     created: int = field(default_factory=lambda: int(time.time()))
+    watches: tuple[Watch, ...] = ()
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Token ids of a conversation; large ones are rendered off the event loop."""
@@ -158,7 +170,10 @@ class ServedModel:
 
     def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Generation:
         """Queue one request; see `GenerationEngine.submit`."""
-        return Generation(prompt_token_ids, self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params))
+        deltas = self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params)
+        for watch in self.watches:
+            deltas = watch(self.name, params, deltas)
+        return Generation(prompt_token_ids, deltas)
 
     def _render(self, prompt: ChatPrompt) -> list[int]:
         given = {name: value for name in ("tools", "prefill") if (value := getattr(prompt, name))}

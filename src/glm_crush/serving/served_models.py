@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from glm_crush.errors import ModelNotFoundError
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_model import ServedModel, Watch
 
 __all__ = ["ServedModels"]
 
@@ -62,6 +63,10 @@ class ServedModels:
             yield model
         finally:
             self._num_users[model.name] -= 1
+
+    def watch_generations(self, *watches: Watch) -> None:
+        """Let `watches` see the generations of every model from now on."""
+        self._models = {name: replace(model, watches=watches) for name, model in self._models.items()}
 
     def num_users(self, name: str) -> int:
         """How many requests hold the model of this name now."""

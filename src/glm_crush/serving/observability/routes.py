@@ -1,0 +1,37 @@
+"""GET /metrics for Prometheus, GET /load for balancers."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.serving.json_http import json_response
+from glm_crush.serving.observability.engine_collector import MeasuredEngine
+from glm_crush.serving.observability.server_metrics import ServerMetrics
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_models import ServedModels
+
+__all__ = ["observability_routes"]
+
+
+def observability_routes(models: ServedModels, metrics: ServerMetrics) -> list[ApiRoute]:
+    """What operators read."""
+
+    async def exposition(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type=metrics.content_type)
+
+    async def load(_: Request) -> Response:
+        engines = {model.name: model.engine for model in models}
+        return json_response({"models": {name: _load_of(engine) for name, engine in engines.items()}})
+
+    return [
+        (Endpoint("GET", "/metrics", "Counters and histograms in Prometheus's text format."), exposition),
+        (Endpoint("GET", "/load", "How busy each model is."), load),
+    ]
+
+
+def _load_of(engine: object) -> dict[str, float]:
+    if not isinstance(engine, MeasuredEngine):
+        return {}
+    return {"running": engine.num_running, "waiting": engine.num_waiting, "kv_cache_usage": engine.cache_usage}
