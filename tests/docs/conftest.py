@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from glm_crush.config import DEFAULT_MODEL, ApiSettings, StorageSettings, load_settings
+from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_model import serve_loaded_model
+from glm_crush.serving.observability.part import Observability
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
 from tests.models.tiny import tiny_checkpoint
@@ -87,7 +89,9 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any, tmp_path: Path) 
             loaded = load_model(_tiny, cache_dir=_home / "packed")
             model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
             engines.append(engine)
-            current.app = create_app([model], ApiSettings(), database=database)
+            models = ServedModels([model])
+            parts = [Observability(models, settings.observability)]
+            current.app = create_app(models, settings.api, database=database, parts=parts)
         return str(url.rpartition(":")[2])
 
     yield start

@@ -11,15 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from starlette.applications import Starlette
 
 from glm_crush import LLM, SamplingParams, errors
 from glm_crush.cli.chat_commands import COMMANDS
 from glm_crush.cli.main import app
-from glm_crush.config import FOREIGN_VARIABLES, SHORT_VARIABLES, ApiSettings, Settings, StorageSettings, load_settings
+from glm_crush.config import (
+    FOREIGN_VARIABLES,
+    SHORT_VARIABLES,
+    ApiSettings,
+    ObservabilitySettings,
+    Settings,
+    StorageSettings,
+    load_settings,
+)
 from glm_crush.models.registry import FAMILIES
 from glm_crush.serving.app import create_app
 from glm_crush.serving.errors import error_reply
+from glm_crush.serving.observability.part import Observability
+from glm_crush.serving.observability.server_metrics import ServerMetrics
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.formats import choose_format
 from glm_crush.weights.gguf_blocks import GgufTensor
@@ -108,11 +120,29 @@ def server_pages() -> str:
     return page("openai-server.md") + "".join(path.read_text() for path in sorted((DOCS / "apis").glob("*.md")))
 
 
+def whole_app(database: LazyDatabase) -> Starlette:
+    """A server with every part."""
+    models = ServedModels()
+    parts = [Observability(models, ObservabilitySettings())]
+    return create_app(models, ApiSettings(), database=database, parts=parts)
+
+
+def test_every_metric_is_in_the_page_of_monitoring_and_on_no_panel_that_does_not_exist() -> None:
+    registry = ServerMetrics(ServedModels()).registry
+    families = {family.name for family in registry.collect()}
+    own = {name for name in families if name.startswith(("vllm:", "http_", "glm_"))}
+    documented = set(re.findall(r"^\| `([\w:]+)` \|", page("apis/monitoring.md"), re.MULTILINE))
+    assert own == documented
+    dashboard = (ROOT / "deploy/grafana/glm-crush.json").read_text()
+    asked = set(re.findall(r"\b((?:vllm:|http_|glm_)\w+?)(?:_total|_bucket)?[{\[,)]", dashboard))
+    assert asked <= own
+
+
 def test_every_route_is_in_a_page_of_the_server(tmp_path: Path) -> None:
     documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^`]*)`", server_pages()))
     served = {
         (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
-        for route in create_app([], ApiSettings(), database=LazyDatabase(StorageSettings(), tmp_path)).routes
+        for route in whole_app(LazyDatabase(StorageSettings(), tmp_path)).routes
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }
     assert documented == served

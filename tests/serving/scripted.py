@@ -15,7 +15,9 @@ from glm_crush.config import ApiSettings
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import ContextLengthError
 from glm_crush.serving.app import create_app
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.types import Message, SamplingParams, TokenLogprobs
 
@@ -144,7 +146,11 @@ def start_server(loopback_server: tuple[str, CurrentApp]) -> Iterator[Callable[.
     databases: list[LazyDatabase] = []
 
     def start(
-        engine: ScriptedEngine | None = None, *, database: LazyDatabase | None = None, **settings: Any
+        engine: ScriptedEngine | None = None,
+        *,
+        database: LazyDatabase | None = None,
+        parts: Callable[[ServedModels], Sequence[ServerPart]] = lambda models: (),
+        **settings: Any,
     ) -> RunningServer:
         engine = engine or ScriptedEngine()
         model = ServedModel(
@@ -156,7 +162,8 @@ def start_server(loopback_server: tuple[str, CurrentApp]) -> Iterator[Callable[.
             default_params=SamplingParams(temperature=0.7),
             created=1_700_000_000,
         )
-        current.app = create_app([model], ApiSettings(**settings), database=database)
+        models = ServedModels([model])
+        current.app = create_app(models, ApiSettings(**settings), database=database, parts=parts(models))
         if database is not None:
             databases.append(database)
         return RunningServer(url, engine)

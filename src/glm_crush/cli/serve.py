@@ -43,6 +43,9 @@ def serve(
     from glm_crush.cli.models import find_model, load_packed
     from glm_crush.serving.app import create_app
     from glm_crush.serving.local_model import serve_loaded_model
+    from glm_crush.serving.observability.logs import configure_logs
+    from glm_crush.serving.observability.part import Observability
+    from glm_crush.serving.served_models import ServedModels
     from glm_crush.serving.server import bind, check_exposure, run_server
     from glm_crush.storage.lazy import LazyDatabase
 
@@ -60,12 +63,15 @@ def serve(
         crush__kv_dtype=kv_dtype,
     )
     check_exposure(settings.api)
+    configure_logs(settings.api.log_level, settings.observability.log_format)
     wanted = model or settings.model.name
     with bind(settings.api) as bound:
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
         database = LazyDatabase(settings.storage, settings.store.home)
-        app = create_app([served], settings.api, database=database, on_shutdown=engine.close)
+        models = ServedModels([served])
+        parts = [Observability(models, settings.observability)]
+        app = create_app(models, settings.api, database=database, parts=parts, on_shutdown=engine.close)
 
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner

@@ -7,7 +7,7 @@ answer bytes themselves, and FastAPI would double the time it takes to start (do
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
 
 from starlette.applications import Starlette
@@ -26,6 +26,7 @@ from glm_crush.serving.middleware import ApiMiddleware
 from glm_crush.serving.openai.routes import openai_routes
 from glm_crush.serving.openai.stored import StoredApis
 from glm_crush.serving.openapi import openapi_document, openapi_page
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
@@ -39,19 +40,22 @@ def create_app(
     settings: ApiSettings,
     *,
     database: LazyDatabase | None = None,
+    parts: Sequence[ServerPart] = (),
     on_shutdown: Callable[[], None] | None = None,
 ) -> Starlette:
     """The ASGI application that serves `models`; the first is the default one.
 
     `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
-    and there are no routes for stored objects.
+    and there are no routes for stored objects. `parts` add theirs, the first one outermost.
     """
     served = models if isinstance(models, ServedModels) else ServedModels(models)
-    stored = None if database is None else StoredApis(database)
+    if database is not None:
+        parts = [*parts, StoredApis(database)]
+    added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
-        *(stored.routes() if stored else ()),
         *anthropic_routes(served, settings),
+        *added,
         *health_routes(served),
     ]
     documented = [endpoint for endpoint, _ in routes]
@@ -69,29 +73,29 @@ def create_app(
             Route("/docs", page),
         ],
         middleware=[
+            *(middleware for part in parts for middleware in part.middleware()),
             Middleware(
                 ApiMiddleware,
                 key=settings.key,
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
                 error_shapes=ErrorShapes(ANTHROPIC_ERRORS),
-            )
+            ),
         ],
         exception_handlers={HTTPException: _raise_as_api_error},
-        lifespan=_lifespan(stored, on_shutdown),
+        lifespan=_lifespan(parts, on_shutdown),
     )
 
 
 def _lifespan(
-    stored: StoredApis | None, on_shutdown: Callable[[], None] | None
+    parts: Sequence[ServerPart], on_shutdown: Callable[[], None] | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        if stored is None:
+        async with AsyncExitStack() as running:
+            for part in parts:
+                await running.enter_async_context(part.running())
             yield
-        else:
-            async with stored.running():
-                yield
         if on_shutdown is not None:
             on_shutdown()
 

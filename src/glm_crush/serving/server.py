@@ -7,7 +7,6 @@ an error at once.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import socket
 import sys
@@ -87,7 +86,6 @@ def run_server(app: Starlette, bound: socket.socket, settings: ApiSettings, *, o
     """
     import uvicorn
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -5,7 +5,7 @@ Above: `server_metrics`. Below: `ServedModels` and the engines. Labels and names
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -58,11 +58,11 @@ class EngineCollector(Collector):
         """One sample for each engine and name."""
         engines = [(model.name, model.engine) for model in self._models]
         measured = [(name, engine) for name, engine in engines if isinstance(engine, MeasuredEngine)]
-        gauges = {
-            "num_requests_running": ("Replies being computed.", [e.num_running for _, e in measured]),
-            "num_requests_waiting": ("Replies waiting for their first step.", [e.num_waiting for _, e in measured]),
-            "kv_cache_usage_perc": ("Share of the KV cache in use, 0 to 1.", [e.cache_usage for _, e in measured]),
-        }
+        gauges: tuple[tuple[str, str, Callable[[MeasuredEngine], float]], ...] = (
+            ("num_requests_running", "Replies being computed.", lambda engine: engine.num_running),
+            ("num_requests_waiting", "Replies waiting for their first step.", lambda engine: engine.num_waiting),
+            ("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", lambda engine: engine.cache_usage),
+        )
         counters = {
             "num_preemptions": ("Replies put back into the queue.", "num_preemptions"),
             "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", "prefix_cache_queries"),
@@ -71,10 +71,10 @@ class EngineCollector(Collector):
             "engine_step_seconds": ("Seconds spent in steps.", "step_seconds"),
             "computed_tokens": ("Tokens computed, again after a preemption included.", "num_computed_tokens"),
         }
-        for name, (text, values) in gauges.items():
+        for name, text, value in gauges:
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=_LABELS)
-            for (model, _), value in zip(measured, values, strict=True):
-                gauge.add_metric((model, "0"), value)
+            for model, engine in measured:
+                gauge.add_metric((model, "0"), value(engine))
             yield gauge
         for name, (text, attribute) in counters.items():
             counter = CounterMetricFamily(f"vllm:{name}", text, labels=_LABELS)

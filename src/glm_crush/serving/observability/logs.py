@@ -1,7 +1,7 @@
 """Log lines as text for people or as JSON objects for machines.
 
-Above: `server.py`. Below: `logging`; structlog renders the JSON. Lines hold ids, sizes and times: never prompts, replies
-or keys, which no caller hands to a logger.
+Above: `server.py`. Below: `logging`; structlog renders the JSON. Lines hold ids, sizes and times, never
+prompts, replies or keys, which no caller hands to a logger.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _text_formatter() -> logging.Formatter:
 def _json_formatter() -> logging.Formatter:
     import structlog
 
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

@@ -12,23 +12,25 @@ from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["observability_routes"]
+__all__ = ["load_routes", "metrics_routes"]
 
 
-def observability_routes(models: ServedModels, metrics: ServerMetrics) -> list[ApiRoute]:
-    """What operators read."""
+def metrics_routes(metrics: ServerMetrics) -> list[ApiRoute]:
+    """What Prometheus scrapes."""
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), media_type=metrics.content_type)
 
-    async def load(_: Request) -> Response:
-        engines = {model.name: model.engine for model in models}
-        return json_response({"models": {name: _load_of(engine) for name, engine in engines.items()}})
+    return [(Endpoint("GET", "/metrics", "Counters and histograms in Prometheus's text format."), exposition)]
 
-    return [
-        (Endpoint("GET", "/metrics", "Counters and histograms in Prometheus's text format."), exposition),
-        (Endpoint("GET", "/load", "How busy each model is."), load),
-    ]
+
+def load_routes(models: ServedModels) -> list[ApiRoute]:
+    """What balancers ask."""
+
+    async def load(_: Request) -> Response:
+        return json_response({"models": {model.name: _load_of(model.engine) for model in models}})
+
+    return [(Endpoint("GET", "/load", "How busy each model is."), load)]
 
 
 def _load_of(engine: object) -> dict[str, float]:

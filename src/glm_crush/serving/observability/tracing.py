@@ -21,6 +21,8 @@ from glm_crush.types import SamplingParams
 
 __all__ = ["HttpSpans", "Tracing", "otlp_exporter"]
 
+_SEND_EVERY_MILLISECONDS = 1000
+
 
 def otlp_exporter(endpoint: str) -> SpanExporter:
     """Spans as OTLP over HTTP to a collector, for example http://127.0.0.1:4318/v1/traces."""
@@ -35,7 +37,7 @@ class Tracing:
     def __init__(self, exporter: SpanExporter) -> None:
         resource = Resource.create({"service.name": "glm-crush", "service.version": installed_version("glm-crush")})
         self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SEND_EVERY_MILLISECONDS))
         self.tracer = self._provider.get_tracer("glm_crush")
 
     def close(self) -> None:
@@ -46,7 +48,9 @@ class Tracing:
         self, model: str, params: SamplingParams, deltas: AsyncGenerator[RequestDelta, None]
     ) -> AsyncGenerator[RequestDelta, None]:
         """The same deltas, within a span; the source is closed when this generator is."""
-        span = self.tracer.start_span(f"generate {model}", kind=trace.SpanKind.INTERNAL, attributes=_asked(model, params))
+        span = self.tracer.start_span(
+            f"generate {model}", kind=trace.SpanKind.INTERNAL, attributes=_asked(model, params)
+        )
         reasons: dict[int, str] = {}
         num_output = 0
         try:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from glm_crush.serving.openai.files.routes import file_routes
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.storage.blobs import BlobStore
 from glm_crush.storage.lazy import LazyDatabase
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["StoredApis"]
 
 
-class StoredApis:
+class StoredApis(ServerPart):
     """The APIs over one database."""
 
     def __init__(self, database: LazyDatabase) -> None:

@@ -1,0 +1,36 @@
+"""A part of the server that the composition root can put in or leave out: stored objects, gateway, observability.
+
+Above: `app.py`, which knows nothing else of them. Below: Starlette's types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from starlette.middleware import Middleware
+
+from glm_crush.serving.routing import ApiRoute
+
+__all__ = ["ServerPart"]
+
+
+class ServerPart:
+    """Routes, middleware and what runs while the server does; a subclass gives what it has."""
+
+    def routes(self) -> Sequence[ApiRoute]:
+        """Routes of its own."""
+        return ()
+
+    def middleware(self) -> Sequence[Middleware]:
+        """What every HTTP request passes on its way in, outermost first; around the error bodies."""
+        return ()
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Entered before the first request, left after the last one."""
+        return _nothing()
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
