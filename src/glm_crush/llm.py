@@ -50,6 +50,7 @@ class LLM:
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         prefix_cache: bool | None = None,
+        speculation: str | None = None,
         make_executor: MakeExecutor | None = None,
     ) -> None:
         """Load a model, packing it first if that has not been done.
@@ -66,6 +67,7 @@ class LLM:
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
             prefix_cache: whether prompts that begin alike compute the beginning once.
+            speculation: who guesses tokens ahead: "auto", "off" or "prompt_lookup"; replies are the same.
             make_executor: what runs the model; None = the native executor.
 
         Raises:
@@ -82,6 +84,7 @@ class LLM:
             "crush.max_num_seqs": max_num_seqs,
             "crush.max_num_batched_tokens": max_num_batched_tokens,
             "crush.prefix_cache": prefix_cache,
+            "crush.speculation": speculation,
         }
         settings = load_settings(flags=flags)
         self.loaded = load_model(

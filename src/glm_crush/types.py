@@ -256,11 +256,16 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of a request; `cached_tokens` of the prompt were not computed again."""
+    """Token counts of a request; `cached_tokens` of the prompt were not computed again.
+
+    Tokens that speculation guessed ahead are `accepted` ones, which the replies have, and `rejected` ones.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

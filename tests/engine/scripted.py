@@ -24,6 +24,7 @@ from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.reply import MakeDetokenizer
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
+from glm_crush.engine.speculation import Drafter, Speculation
 from glm_crush.kernels.program import ForwardBatch
 from glm_crush.kernels.sampling import SampleBatch, SampleResult, reference_sample
 from glm_crush.types import RequestOutput, SamplingParams
@@ -165,6 +166,8 @@ def make_engine(
     vocab_size: int = VOCAB_SIZE,
     max_decode_steps: int = 1,
     prefix_cache: bool = False,
+    drafter: Drafter | None = None,
+    max_draft_tokens: int = 4,
     **limits: int,
 ) -> Engine:
     executor = executor or ScriptedExecutor(num_blocks=num_blocks, block_size=block_size, logits=logits)
@@ -177,6 +180,7 @@ def make_engine(
         make_detokenizer=make_detokenizer,
         grammars=grammars,
         pacer=DecodePacer(max_steps=max_decode_steps),
+        speculation=None if drafter is None else Speculation(drafter, max_tokens=max_draft_tokens),
         **({} if clock is None else {"clock": clock}),
     )
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_crush.errors import EngineError, InvalidParameterError
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 from glm_crush.types import SamplingParams, StructuredOutput
 from tests.chat.glm_tokens import GLM_VOCAB_SIZE
+from tests.engine.drafters import KnownReplies
 from tests.engine.grammar_models import COMPILER, IDS, THINK, TOKENIZER, compiler, engine, noise, reply, wants
 from tests.engine.scripted import ScriptedExecutor, make_engine, run
 
@@ -226,3 +228,58 @@ def test_a_reply_whose_every_token_is_excluded_ends_alone_with_an_error() -> Non
     assert [delta.request_id == fine for delta in deltas if delta.error is None] == [True]
     assert [type(delta.error) for delta in deltas if delta.error] == [EngineError]
     assert not subject.has_unfinished
+
+
+@pytest.mark.requirement("E7")
+@pytest.mark.parametrize(
+    "structured",
+    [
+        StructuredOutput.json_schema(CITY),
+        StructuredOutput.regex(r"(ab|ba)+c?"),
+        replace(StructuredOutput.json_schema(CITY), begins="open", think_token_ids=THINK),
+        replace(StructuredOutput.json_schema(CITY), begins="after_reasoning", think_token_ids=THINK),
+        replace(
+            StructuredOutput.lark(f'start: <[{IDS["<tool_call>"]}]> "x" <[{IDS["</tool_call>"]}]>'),
+            begins="at_call",
+            call_token_id=IDS["<tool_call>"],
+            ends_reply=False,
+        ),
+    ],
+    ids=["schema", "regex", "open", "after reasoning", "at call"],
+)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32), error=st.sampled_from([0.0, 0.3]))
+def test_guesses_leave_replies_under_a_grammar_as_they_are(
+    structured: StructuredOutput, seed: int, error: float
+) -> None:
+    def model(context: Sequence[int]) -> Any:
+        row = noise(context)
+        row[[THINK[0], THINK[1], IDS["<tool_call>"]]] += 5.0
+        return row
+
+    params = SamplingParams(structured=structured, seed=seed, temperature=1.5, max_tokens=40, logprobs=1)
+    plain = run(engine(model), ([5], params))
+    drafter = KnownReplies(plain, error=error, vocab_size=GLM_VOCAB_SIZE)
+    guessing = engine(model, drafter=drafter, clock=lambda: 0.0)
+    assert [output.outputs for output in run(guessing, ([5], params))] == [output.outputs for output in plain]
+    if error == 0.0 and len(plain[0].outputs[0].token_ids) > 3:
+        assert guessing.metrics.num_accepted_tokens == guessing.metrics.num_drafted_tokens > 0
+
+
+def test_a_guess_ends_where_the_grammar_forbids_it() -> None:
+    state = COMPILER.start(StructuredOutput.regex("ab+c"))
+    a, b, c, d = (TOKENIZER.encode(letter)[0] for letter in "abcd")
+    assert [state.count_allowed(draft) for draft in ([a, b, c], [b], [a, c], [a, b, d, b], [a, b, c, c])] == [
+        3,
+        0,
+        1,
+        2,
+        3,
+    ]
+    state.accept(a)
+    assert state.count_allowed([b, b, c]) == 3
+    masks = np.full((3, (GLM_VOCAB_SIZE + 31) // 32), 0xFFFFFFFF, np.uint32)
+    state.fill_along(masks, [b, c])
+    allowed = [[bool(mask[token // 32] >> token % 32 & 1) for token in (a, b, c)] for mask in masks]
+    assert allowed[:2] == [[False, True, False], [False, True, True]]
+    assert state.count_allowed([b]) == 1

@@ -54,6 +54,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, max_decode_steps: int) -> None:
         self.take_step(max_decode_steps)
 
+    @rule(num_drafts=st.integers(1, 6), num_right=st.integers(0, 6))
+    def step_with_drafts(self, num_drafts: int, num_right: int) -> None:
+        self.take_step(max_decode_steps=4, num_drafts=num_drafts, num_right=num_right)
+
     @precondition(lambda self: self.open_requests())
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
@@ -66,24 +70,27 @@ class SchedulerMachine(RuleBasedStateMachine):
     def open_requests(self) -> list[Request]:
         return [r for r in self.requests if r.status is not RequestStatus.FINISHED]
 
-    def take_step(self, max_decode_steps: int = 1) -> None:
+    def take_step(self, max_decode_steps: int = 1, num_drafts: int = 0, num_right: int = 0) -> None:
+        drafts = {request: [2] * num_drafts for request in self.scheduler.running if num_drafts}
         decoding = [r for r in self.scheduler.running if r.num_tokens - r.num_computed_tokens == 1]
-        batch = self.scheduler.schedule(max_decode_steps=max_decode_steps)
+        batch = self.scheduler.schedule(max_decode_steps=max_decode_steps, drafts=drafts)
         self.check_promises(batch, decoding)
         for scheduled in batch.requests:
             if scheduled.request.prompt_logprobs is not None:
                 scheduled.request.prompt_logprobs += [None] * len(scheduled.scored)
-        self.scheduler.update(batch)
+        num_accepted = {part.request: min(num_right, len(part.drafts)) for part in batch.requests if part.drafts}
+        self.scheduler.update(batch, num_accepted)
         for scheduled in batch.requests:
             request = scheduled.request
             if scheduled.samples:
-                request.token_ids.extend([1] * batch.num_decode_steps)
+                request.token_ids.extend([1] * (batch.num_decode_steps + num_accepted.get(request, 0)))
             assert request.num_output_tokens <= request.max_tokens
             if request.num_output_tokens == request.max_tokens:
                 self.scheduler.finish(request, "length")
 
     def check_promises(self, batch: ScheduledBatch, decoding: list[Request]) -> None:
         assert sum(part.num_tokens or 1 for part in batch.requests) <= self.limits.token_budget
+        assert sum(len(part.drafts) for part in batch.requests) <= self.limits.max_scored_rows
         if batch.num_decode_steps > 1:
             assert not self.scheduler.waiting
             assert all(part.num_tokens == 1 and part.samples for part in batch.requests)
@@ -95,7 +102,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         for part in batch.requests:
             assert part.num_tokens >= 1 or part.start == part.request.num_prompt_tokens  # or it is a fork
             assert part.start == part.request.num_computed_tokens
-            needed = part.request.num_tokens + batch.num_decode_steps - 1
+            needed = part.request.num_tokens + batch.num_decode_steps - 1 + len(part.drafts)
+            if part.drafts:
+                assert part.samples
+                assert part.request in decoding
+                assert part.num_tokens == 1 + len(part.drafts)
             assert len(part.request.block_table) >= self.pool.num_blocks_for(needed)
         if batch.preempted:
             latest = max(request.order for request in scheduled)

@@ -74,7 +74,11 @@ def test_stream_chunks_are_role_then_text_then_reason_then_usage_then_done(start
         "completion_tokens": 2,
         "total_tokens": 20,
         "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert len({chunk["id"] for chunk in got[:-1]}) == 1
     assert {chunk["object"] for chunk in got[:-1]} == {"chat.completion.chunk"}

@@ -16,7 +16,11 @@ __all__ = ["ChatBackend", "ReplyStats", "Turn"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyStats:
-    """What a reply cost; times in seconds."""
+    """What a reply cost; times in seconds.
+
+    Attributes:
+        drafted_tokens, accepted_tokens: guessed ahead, and those of them in the reply.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -24,6 +28,8 @@ class ReplyStats:
     time_to_first_token_seconds: float
     elapsed_seconds: float
     finish_reason: FinishReason | None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def decode_tokens_per_second(self) -> float | None:

@@ -86,6 +86,7 @@ def _measure(settings: Settings, model: str, shape: BenchShape) -> dict[str, Any
         max_num_batched_tokens=budget,
         max_queue_size=max(settings.crush.max_queue_size, shape.batch),
         prefix_cache=False,  # a prompt that was measured before must be computed again
+        speculation="off",  # replies to random prompts run in circles, which would be guessed
     )
     built = build_engine(loaded, crush, max_context=context)
     load_seconds = time.perf_counter() - started

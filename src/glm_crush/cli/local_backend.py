@@ -82,6 +82,8 @@ class LocalBackend:
             time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
             elapsed_seconds=last.stats.elapsed_seconds,
             finish_reason=last.finish_reason,
+            drafted_tokens=last.stats.num_drafted_tokens,
+            accepted_tokens=last.stats.num_accepted_tokens,
         )
 
     def _encode(self, turn: Turn) -> Sequence[int]:

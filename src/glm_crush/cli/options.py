@@ -20,6 +20,8 @@ __all__ = [
     "ModelArgument",
     "NameArgument",
     "RootOptions",
+    "Speculation",
+    "SpeculationOption",
     "ThreadsOption",
     "WeightFormat",
     "WeightFormatOption",
@@ -45,6 +47,14 @@ class KvDtype(StrEnum):
     f32 = "f32"
 
 
+class Speculation(StrEnum):
+    """Who may guess tokens ahead."""
+
+    auto = "auto"
+    off = "off"
+    prompt_lookup = "prompt_lookup"
+
+
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A store name, a GGUF file, a Hugging Face folder or a packed .glm file.")
 ]
@@ -58,6 +68,9 @@ WeightFormatOption = Annotated[
     typer.Option("--weight-format", "-w", help="Run-time weights; default: as the source has them."),
 ]
 KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache.")]
+SpeculationOption = Annotated[
+    Speculation | None, typer.Option("--speculation", help="Who guesses tokens ahead; replies are the same.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text for people.")]
 
 

@@ -98,6 +98,8 @@ class RemoteBackend:
             raise EngineError(f"{self._url}: the connection failed: {error}") from error
         now = time.perf_counter()
         details = usage.get("prompt_tokens_details") or {}
+        reply_details = usage.get("completion_tokens_details") or {}
+        accepted = reply_details.get("accepted_prediction_tokens") or 0
         return ReplyStats(
             prompt_tokens=usage.get("prompt_tokens", 0),
             cached_tokens=details.get("cached_tokens") or 0,
@@ -105,6 +107,8 @@ class RemoteBackend:
             time_to_first_token_seconds=(first or now) - started,
             elapsed_seconds=now - started,
             finish_reason=reason,
+            drafted_tokens=accepted + (reply_details.get("rejected_prediction_tokens") or 0),
+            accepted_tokens=accepted,
         )
 
     def close(self) -> None:

@@ -63,6 +63,8 @@ def print_stats(stats: ReplyStats, *, load_seconds: float | None = None) -> None
         ("eval duration", _seconds(stats.elapsed_seconds - stats.time_to_first_token_seconds)),
         ("eval rate", _rate(stats.decode_tokens_per_second)),
     ]
+    if stats.drafted_tokens:
+        rows.append(("guessed ahead", f"{stats.drafted_tokens} tokens, {stats.accepted_tokens} of them right"))
     console = standard_error()
     console.print()
     for name, value in rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glm_crush.cli.options import JsonOption, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import JsonOption, SpeculationOption, ThreadsOption, WeightFormatOption, settings_from
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
     MinPOption,
@@ -60,6 +60,7 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show token counts and speed.")] = False,
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
+    speculation: SpeculationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one prompt. Standard input, if it is not a terminal, goes along with the prompt."""
@@ -67,7 +68,9 @@ def run(
     from glm_crush.cli.models import open_model
     from glm_crush.cli.sampling_options import given_params
 
-    settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format)
+    settings = settings_from(
+        ctx, crush__threads=threads, crush__weight_format=weight_format, crush__speculation=speculation
+    )
     model_name, prompt = _model_and_prompt(words or [], settings)
     with open_model(settings, model_name) as model:
         backend = LocalBackend(model)

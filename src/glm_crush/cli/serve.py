@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glm_crush.cli.options import KvDtypeOption, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import KvDtypeOption, SpeculationOption, ThreadsOption, WeightFormatOption, settings_from
 
 __all__ = ["serve"]
 
@@ -34,6 +34,7 @@ def serve(
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
     kv_dtype: KvDtypeOption = None,
+    speculation: SpeculationOption = None,
 ) -> None:
     """Serve a model with the OpenAI API: chat completions, completions, models.
 
@@ -61,6 +62,7 @@ def serve(
         crush__threads=threads,
         crush__weight_format=weight_format,
         crush__kv_dtype=kv_dtype,
+        crush__speculation=speculation,
     )
     check_exposure(settings.api)
     configure_logs(settings.api.log_level, settings.observability.log_format)

@@ -16,9 +16,11 @@ from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
+from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
+from glm_crush.engine.speculation import Drafter, Speculation
 from glm_crush.errors import ConfigError
 from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
@@ -50,6 +52,7 @@ def build_engine(
     *,
     max_context: int | None = None,
     make_executor: MakeExecutor | None = None,
+    drafter: Drafter | None = None,
 ) -> BuiltEngine:
     """Size the cache, allocate it and wire the engine.
 
@@ -58,6 +61,7 @@ def build_engine(
         settings: threads, cache, batching.
         max_context: longest prompt and reply; None = what model and memory allow.
         make_executor: None = the native executor.
+        drafter: who guesses tokens ahead; None = as the settings say.
 
     Raises:
         ConfigError: the settings contradict each other, the model or the memory; states the numbers.
@@ -98,9 +102,18 @@ def build_engine(
         make_detokenizer=make_detokenizer,
         grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
+        speculation=_make_speculation(drafter or _make_drafter(settings), settings),
     )
     release_free_memory()  # what loading took for a moment
     return BuiltEngine(engine, executor, cache, grammars)
+
+
+def _make_drafter(settings: CrushSettings) -> Drafter | None:
+    return None if settings.speculation == "off" else PromptLookup()
+
+
+def _make_speculation(drafter: Drafter | None, settings: CrushSettings) -> Speculation | None:
+    return None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens)
 
 
 def _native_executor(loaded: LoadedModel, settings: CrushSettings, cache: CachePlan) -> Executor:

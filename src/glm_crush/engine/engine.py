@@ -20,7 +20,8 @@ from glm_crush.engine.reply import MakeDetokenizer, Reply
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.request_checks import check_prompt, check_sampling_params
 from glm_crush.engine.runner import Runner
-from glm_crush.engine.scheduler import ScheduledBatch, Scheduler
+from glm_crush.engine.scheduler import ScheduledBatch, ScheduledRequest, Scheduler
+from glm_crush.engine.speculation import Speculation
 from glm_crush.errors import EngineError, InvalidParameterError
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
@@ -35,6 +36,7 @@ class Engine:
         make_detokenizer: called for each reply, see `MakeDetokenizer`; None = no text, token ids only.
         grammars: compiles what requests want their replies to look like; None = they may not want anything.
         pacer: how many tokens a call draws while requests only decode; None = one.
+        speculation: guesses tokens ahead, which a step then verifies together; None = no guesses.
         clock: seconds, for the statistics.
     """
 
@@ -47,6 +49,7 @@ class Engine:
         make_detokenizer: MakeDetokenizer | None = None,
         grammars: GrammarCompiler | None = None,
         pacer: DecodePacer | None = None,
+        speculation: Speculation | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.metrics = EngineMetrics()
@@ -56,6 +59,7 @@ class Engine:
         self._make_detokenizer = make_detokenizer
         self._grammars = grammars
         self._pacer = pacer or DecodePacer(max_steps=1)
+        self._speculation = speculation
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
         self._replies: dict[Request, Reply] = {}
@@ -116,20 +120,20 @@ class Engine:
             return []
         started = self._clock()
         try:
-            batch = self.scheduler.schedule(max_decode_steps=self._pacer.num_steps)
+            batch = self._schedule()
             self._note_scheduled(batch, started)
             result = self._runner.execute(batch)
-            self.scheduler.update(batch)
+            self.scheduler.update(batch, result.num_accepted)
             for request, logprobs in result.scored:
                 request.add_prompt_logprobs(logprobs)
             now = self._clock()
-            sampled = [scheduled.request for scheduled in batch.requests if scheduled.samples]
+            sampled = [scheduled for scheduled in batch.requests if scheduled.samples]
             deltas = []
-            for request, token_ids, drawn in zip(sampled, result.token_ids, result.logprobs, strict=True):
-                if self._beams and request.request_id in self._beams:
-                    deltas += self._absorb_beam(request, drawn, now)
+            for scheduled, token_ids, drawn in zip(sampled, result.token_ids, result.logprobs, strict=True):
+                if self._beams and scheduled.request.request_id in self._beams:
+                    deltas += self._absorb_beam(scheduled.request, drawn, now)
                 else:
-                    deltas.append(self._absorb(request, token_ids, drawn, now))
+                    deltas.append(self._absorb(scheduled, token_ids, drawn, now))
         except Exception as error:
             self._failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
             raise self._failure from error
@@ -137,6 +141,8 @@ class Engine:
         self.metrics.step_seconds += now - started
         if len(sampled) == batch.num_tokens // batch.num_decode_steps > 0:
             self._pacer.record(batch.num_decode_steps, now - started)
+        if self._speculation is not None:
+            self._speculation.record(batch, result.num_accepted, now - started)
         return deltas
 
     def abort(self, request_id: str) -> list[RequestDelta]:
@@ -170,6 +176,15 @@ class Engine:
         assert pending >= set(self.scheduler.pending)
         assert self._beams.keys() <= self._requests.keys()
         assert self._replies.keys() <= unfinished
+
+    def _schedule(self) -> ScheduledBatch:
+        if self._speculation is None:
+            return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps)
+        # Beams do not go on with what is drawn.
+        alone = [request for request in self.scheduler.running if request.request_id not in self._beams]
+        drafts = self._speculation.propose(alone, self._runner.grammars)
+        max_steps = min(self._pacer.num_steps, self._speculation.max_decode_steps)
+        return self.scheduler.schedule(max_decode_steps=max_steps, drafts=drafts)
 
     def _check_alive(self) -> None:
         if self._failure is not None:
@@ -241,9 +256,10 @@ class Engine:
                 self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
 
     def _absorb(
-        self, request: Request, token_ids: list[int], logprobs: TokenLogprobs | None, now: float
+        self, scheduled: ScheduledRequest, token_ids: list[int], logprobs: list[TokenLogprobs] | None, now: float
     ) -> RequestDelta:
         """Append the new tokens to the request, up to the one that ends it; returns what they add to its reply."""
+        request = scheduled.request
         prompt_logprobs = None
         if request.first_token_time is None:
             self._note_first_token(request, now)
@@ -253,33 +269,35 @@ class Engine:
         text = ""
         for token_id in token_ids:
             if token_id < 0:
-                return self._end_without_token(request, num_before, text, now)
+                break
             request.token_ids.append(token_id)
             text += reply.push(token_id)
             if reply.finish_reason is not None:
                 break
         added = tuple(request.token_ids[num_before:])
-        self.metrics.num_output_tokens += len(added)
+        self._note_gain(scheduled, len(added))
+        if reply.finish_reason is None and token_ids[len(added) :]:
+            return self._end_without_token(request, added, text, logprobs, now)
         reason = reply.finish_reason
         return RequestDelta(
             request.request_id,
             request.index,
             added,
             text,
-            None if logprobs is None else (logprobs,),
+            None if logprobs is None else tuple(logprobs[: len(added)]),
             reason,
             reply.stop_reason,
             prompt_logprobs,
             None if reason is None else self._finish(request, reason, now),
         )
 
-    def _absorb_beam(self, request: Request, logprobs: TokenLogprobs | None, now: float) -> list[RequestDelta]:
+    def _absorb_beam(self, request: Request, logprobs: list[TokenLogprobs] | None, now: float) -> list[RequestDelta]:
         """Tell the beams what one of them can go on with; returns the replies once the search is over."""
         assert logprobs is not None
         if request.first_token_time is None:
             self._note_first_token(request, now)
         group = self._beams[request.request_id]
-        group.record(request, logprobs, self.scheduler)
+        group.record(request, logprobs[0], self.scheduler)
         if not group.done:
             return []
         prompt = request.token_ids[: request.num_prompt_tokens]
@@ -301,19 +319,37 @@ class Engine:
         self.metrics.num_first_tokens += 1
         self.metrics.time_to_first_token_seconds += now - request.arrival_time
 
-    def _end_without_token(self, request: Request, num_before: int, text: str, now: float) -> RequestDelta:
+    def _note_gain(self, scheduled: ScheduledRequest, num_added: int) -> None:
+        self.metrics.num_output_tokens += num_added
+        if scheduled.drafts:
+            request, num_drafts = scheduled.request, len(scheduled.drafts)
+            # Of those that were right, the ones after the reply's end are not in it.
+            num_accepted = min(num_added, request.num_computed_tokens - scheduled.start - 1)
+            request.num_drafted_tokens += num_drafts
+            request.num_accepted_tokens += num_accepted
+            self.metrics.num_drafted_tokens += num_drafts
+            self.metrics.num_accepted_tokens += num_accepted
+
+    def _end_without_token(
+        self,
+        request: Request,
+        added: tuple[int, ...],
+        text: str,
+        logprobs: list[TokenLogprobs] | None,
+        now: float,
+    ) -> RequestDelta:
         """The sampler found nothing to draw: only this request ends, with an error."""
         grammar = self._runner.grammars.get(request)
         reason = "" if grammar is None or grammar.error is None else f" The grammar stopped: {grammar.error}"
         text += self._replies[request].abort()
-        added = tuple(request.token_ids[num_before:])
+        certain = None if logprobs is None else tuple(logprobs[: len(added)])
         stats = self._finish(request, "abort", now)
         error = EngineError(
             "No token can be drawn: every logit is NaN or excluded. "
             f"Check logit_bias and min_tokens, or the model's weights.{reason}"
         )
         return RequestDelta(
-            request.request_id, request.index, added, text, finish_reason="abort", stats=stats, error=error
+            request.request_id, request.index, added, text, certain, finish_reason="abort", stats=stats, error=error
         )
 
     def _finish(self, request: Request, reason: FinishReason, now: float) -> RequestStats:
@@ -321,6 +357,8 @@ class Engine:
         self.scheduler.finish(request, reason)
         self._replies.pop(request, None)
         self._runner.grammars.pop(request, None)
+        if self._speculation is not None:
+            self._speculation.forget(request)
         siblings = self._requests[request.request_id]
         siblings.remove(request)
         if not siblings:

@@ -34,8 +34,8 @@ class ForwardBatchBuilder:
     def build(self, batch: ScheduledBatch) -> ForwardBatch:
         """Lay out the tokens of all requests back to back.
 
-        Logit rows are, per request in order: one for each scored prompt position, then one if it samples. A fork has
-        no tokens and no sequence: its row is that of the request before it.
+        Logit rows are, per request in order: one for each scored prompt position, then, if it samples, one for its
+        last token and one for each draft. A fork has no tokens and no sequence: its row is that of the request before.
         """
         token = row = num_rows = 0
         for scheduled in batch.requests:
@@ -45,19 +45,26 @@ class ForwardBatchBuilder:
                 self._logit_rows[num_rows] = token - 1
                 num_rows += 1
                 continue
-            if count == 1:
+            num_drafts = len(scheduled.drafts)
+            num_known = count - num_drafts
+            if num_known == 1:
                 self._token_ids[token] = request.token_ids[start]
                 self._positions[token] = start
             else:
-                self._token_ids[token : token + count] = np.frombuffer(request.token_ids, np.int32)[start:end]
-                self._positions[token : token + count] = self._all_positions[start:end]
+                known = np.frombuffer(request.token_ids, np.int32)[start : start + num_known]
+                self._token_ids[token : token + num_known] = known
+                self._positions[token : token + num_known] = self._all_positions[start : start + num_known]
+            if num_drafts:
+                self._token_ids[token + num_known : token + count] = scheduled.drafts
+                self._positions[token + num_known : token + count] = self._all_positions[start + num_known : end]
             for position in scheduled.scored:
                 self._logit_rows[num_rows] = token + position - 1 - start
                 num_rows += 1
             token += count
             if scheduled.samples:
-                self._logit_rows[num_rows] = token - 1
-                num_rows += 1
+                for logit_row in range(token - 1 - num_drafts, token):
+                    self._logit_rows[num_rows] = logit_row
+                    num_rows += 1
             self._context_lens[row] = end
             self._set_block_table(row, request.block_table)
             row += 1

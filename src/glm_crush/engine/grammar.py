@@ -11,6 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 from enum import Enum, auto
 
 import numpy as np
@@ -93,6 +94,29 @@ class GrammarState:
             if self._phase is _Phase.OPEN and self._structured.think_token_ids is not None:
                 _set(mask, self._structured.think_token_ids[0])
 
+    def fill_along(self, masks: UInt32, drafts: Sequence[int]) -> None:
+        """`fill` a mask for the next token and one for the token after each draft, as if the drafts before had come.
+
+        Args:
+            masks: uint32 `[1 + len(drafts), ceil(vocab / 32)]`, all bits set; written.
+            drafts: tokens that `count_allowed` lets through.
+        """
+        state = self._fork() if drafts else self
+        for mask, token_id in zip(masks, (*drafts, None), strict=True):
+            if state.constrains:
+                state.fill(mask)
+            if token_id is not None:
+                state.accept(token_id)
+
+    def count_allowed(self, drafts: Sequence[int]) -> int:
+        """How many of the drafts may come next, one after the other."""
+        state = self._fork()
+        for count, token_id in enumerate(drafts):
+            if state.is_complete or not state._allows(token_id):
+                return count
+            state.accept(token_id)
+        return len(drafts)
+
     def accept(self, token_id: int) -> None:
         """Go on by a token that was drawn under the mask."""
         think, end_think = self._structured.think_token_ids or (-1, -1)
@@ -107,6 +131,20 @@ class GrammarState:
                 self._advance(token_id)
         elif self._phase is not _Phase.COMPLETE:
             self._advance(token_id)
+
+    def _fork(self) -> GrammarState:
+        """The same state, to go on by tokens that may not come."""
+        fork = copy(self)
+        fork._matcher = self._matcher.deep_copy()
+        return fork
+
+    def _allows(self, token_id: int) -> bool:
+        """Whether `fill` leaves the token's bit set."""
+        if self._phase is _Phase.REASONING:
+            return token_id not in self._eos_token_ids
+        if self._phase is _Phase.OPEN and token_id == (self._structured.think_token_ids or (None,))[0]:
+            return True
+        return self._phase is _Phase.FREE or self._matcher.validate_tokens([token_id]) == 1
 
     def _advance(self, token_id: int) -> None:
         self._phase = _Phase.GRAMMAR

@@ -20,6 +20,7 @@ class EngineMetrics:
         num_started, queue_seconds: replies that left the queue, and how long they had waited.
         num_first_tokens, time_to_first_token_seconds: replies with a first token, and the time to it.
         num_finished: replies by finish reason.
+        num_drafted_tokens, num_accepted_tokens: tokens guessed ahead and verified, and those of them in replies.
         prefix_cache_queries, prefix_cache_hits: prompt tokens that were looked up in the prefix cache, and found.
     """
 
@@ -35,4 +36,6 @@ class EngineMetrics:
     time_to_first_token_seconds: float = 0.0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_finished: dict[FinishReason, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})

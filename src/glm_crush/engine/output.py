@@ -22,6 +22,7 @@ class RequestStats:
     Attributes:
         num_cached_tokens: prompt tokens that had been computed before.
         cache_report: why it was not more; None without a prefix cache.
+        num_drafted_tokens, num_accepted_tokens: tokens guessed ahead and verified, and those of them in the reply.
         queue_seconds: until its first step. time_to_first_token_seconds: None when there was no token.
     """
 
@@ -33,6 +34,8 @@ class RequestStats:
     elapsed_seconds: float
     num_cached_tokens: int = 0
     cache_report: CacheReport | None = None
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
 
     @classmethod
     def of(cls, request: Request, now: float) -> RequestStats:
@@ -46,6 +49,8 @@ class RequestStats:
             elapsed_seconds=now - arrival,
             num_cached_tokens=request.num_cached_tokens,
             cache_report=request.cache_report,
+            num_drafted_tokens=request.num_drafted_tokens,
+            num_accepted_tokens=request.num_accepted_tokens,
         )
 
 
@@ -118,6 +123,7 @@ class OutputCollector:
         stats = [reply.last.stats for reply in self._replies if reply.last is not None and reply.last.stats is not None]
         # Of several replies the first may have computed what the others found.
         least = min(stats, key=lambda s: s.num_cached_tokens, default=None)
+        num_accepted = sum(s.num_accepted_tokens for s in stats)
         first_tokens = [s.time_to_first_token_seconds for s in stats if s.time_to_first_token_seconds is not None]
         return RequestOutput(
             request_id=self.request_id,
@@ -127,6 +133,8 @@ class OutputCollector:
                 prompt_tokens=len(self._prompt_token_ids),
                 completion_tokens=sum(len(reply.token_ids) for reply in self._replies),
                 cached_tokens=0 if least is None else least.num_cached_tokens,
+                accepted_prediction_tokens=num_accepted,
+                rejected_prediction_tokens=sum(s.num_drafted_tokens for s in stats) - num_accepted,
             ),
             prompt_logprobs=self._prompt_logprobs,
             time_to_first_token_seconds=min(first_tokens, default=None),

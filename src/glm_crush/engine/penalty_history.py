@@ -5,6 +5,8 @@ Above: the sampler. Grows by one token a step instead of being counted again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,18 +39,26 @@ class PenaltyHistory:
             self._counts[place] += 1
         self._num_seen = self.request.num_tokens
 
-    def __len__(self) -> int:
-        return self._length
-
     @property
     def ids(self) -> Int32:
-        """int32 `[len(self)]`; a view that the next `update` may extend elsewhere."""
+        """int32 `[num_distinct]`; a view that the next `update` may extend elsewhere."""
         return self._ids[: self._length]
 
     @property
     def counts(self) -> Int32:
-        """int32 `[len(self)]`, occurrences in the reply (0 = in the prompt only)."""
+        """int32 `[num_distinct]`, occurrences in the reply (0 = in the prompt only)."""
         return self._counts[: self._length]
+
+    def after(self, drafts: Sequence[int]) -> tuple[Int32, Int32]:
+        """`ids` and `counts` as they would be if the reply went on with `drafts`."""
+        if not drafts:
+            return self.ids, self.counts
+        new = [token for token in dict.fromkeys(drafts) if token not in self._place]
+        ids = np.concatenate([self.ids, np.array(new, np.int32)])
+        counts = np.concatenate([self.counts, np.zeros(len(new), np.int32)])
+        for token in drafts:
+            counts[self._place[token] if token in self._place else self._length + new.index(token)] += 1
+        return ids, counts
 
     def _append(self, token: int) -> int:
         place = self._length

@@ -40,6 +40,7 @@ class Request:
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
         num_cached_tokens: prompt tokens that were found there at the first admission.
+        num_drafted_tokens, num_accepted_tokens: tokens guessed ahead and verified, and those of them in the reply.
         cache_report: why it was not more; None before that, and without a cache.
     """
 
@@ -53,8 +54,10 @@ class Request:
         "first_token_time",
         "index",
         "max_tokens",
+        "num_accepted_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_drafted_tokens",
         "num_logprobs",
         "num_preemptions",
         "num_prompt_tokens",
@@ -100,6 +103,8 @@ class Request:
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
         self.prefix = Prefix(cache_salt.encode())
         self.num_cached_tokens = 0
+        self.num_drafted_tokens = 0
+        self.num_accepted_tokens = 0
         self.cache_report: CacheReport | None = None
         self.arrival = -1  # set by the scheduler: the call's place in the queue among equal priorities
         self.num_preemptions = 0

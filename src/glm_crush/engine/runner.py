@@ -6,7 +6,7 @@ the KV cache. This module knows neither queues nor text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -49,13 +49,15 @@ class StepResult:
 
     Attributes:
         token_ids: the new tokens of each request that sampled, in order; -1 where no token could be drawn.
-        logprobs: of the one new token; None where they were not asked for.
+        logprobs: of those tokens; None where they were not asked for.
         scored: prompt tokens' logprobs, in order of position.
+        num_accepted: of the requests that had drafts verified: how many of them were right.
     """
 
     token_ids: list[list[int]]
-    logprobs: list[TokenLogprobs | None]
+    logprobs: list[list[TokenLogprobs] | None]
     scored: list[tuple[Request, TokenLogprobs]]
+    num_accepted: dict[Request, int] = field(default_factory=dict)
 
 
 class Runner:
@@ -85,11 +87,16 @@ class Runner:
 
 
 def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
-    """Deal the rows out to the requests they belong to."""
+    """Deal the rows out to the requests they belong to.
+
+    The token drawn after the last one is certain. Where it equals the first draft, the row of that draft was computed
+    from the right context and its token is certain too, and so on.
+    """
     drawn = result.token_ids.tolist()
     token_ids: list[list[int]] = []
-    logprobs: list[TokenLogprobs | None] = []
+    logprobs: list[list[TokenLogprobs] | None] = []
     scored: list[tuple[Request, TokenLogprobs]] = []
+    num_accepted: dict[Request, int] = {}
     row = 0
     for scheduled in batch.requests:
         request = scheduled.request
@@ -97,11 +104,17 @@ def _read(batch: ScheduledBatch, result: SampleResult) -> StepResult:
             scored.append((request, _token_logprobs(result, row, request.params.prompt_logprobs or 0)))
             row += 1
         if scheduled.samples:
-            wanted = request.num_logprobs
-            token_ids.append([drawn[row]])
-            logprobs.append(None if wanted is None else _token_logprobs(result, row, wanted))
-            row += 1
-    return StepResult(token_ids, logprobs, scored)
+            wanted, drafts = request.num_logprobs, scheduled.drafts
+            count = 0
+            while count < len(drafts) and drawn[row + count] == drafts[count]:
+                count += 1
+            if drafts:
+                num_accepted[request] = count
+            token_ids.append(drawn[row : row + count + 1])
+            rows = range(row, row + count + 1)
+            logprobs.append(None if wanted is None else [_token_logprobs(result, r, wanted) for r in rows])
+            row += 1 + len(drafts)
+    return StepResult(token_ids, logprobs, scored, num_accepted)
 
 
 def _token_logprobs(result: SampleResult, row: int, num_top: int) -> TokenLogprobs:

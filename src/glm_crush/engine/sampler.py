@@ -24,13 +24,17 @@ __all__ = ["SampleBatchBuilder"]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one row of logits is drawn with; `forced` is the only token it may draw, or -1."""
+    """What one row of logits is drawn with.
+
+    `drafts` are taken as drawn already; `forced` is the only token it may draw, or -1.
+    """
 
     params: SamplingParams
     seed: int = 0
     counter: int = 0
     bias: Mapping[int, float] = field(default_factory=dict)
     history: PenaltyHistory | None = None
+    drafts: tuple[int, ...] = ()
     forced: int = -1
     num_logprobs: int = -1
 
@@ -47,21 +51,22 @@ class SampleBatchBuilder:
         self._vocab_size = vocab_size
         self._requests: list[Request] = []  # who sampled in the last step, if the next can continue from it
         self._unstoppable: list[Request] = []  # those of them below min_tokens
+        self._histories: dict[Request, PenaltyHistory] = {}
         self._rows: list[_Row] = []
         self._batch = SampleBatch.greedy(0)
 
     def build(self, batch: ScheduledBatch) -> SampleBatch:
-        """Rows as `ForwardBatchBuilder` orders the logits: scored prompt positions, then the sampled token."""
+        """Rows as `ForwardBatchBuilder` orders the logits: scored prompt positions, sampled token, token per draft."""
         sampling = [scheduled.request for scheduled in batch.requests if scheduled.samples]
-        if any(scheduled.scored for scheduled in batch.requests):
-            return self._build_with_scored_rows(batch)
+        if any(scheduled.scored or scheduled.drafts for scheduled in batch.requests):
+            return self._build_anew(batch)
         if sampling == self._requests and all(_may_not_stop(request) for request in self._unstoppable):
             self._batch.counter[:] = [request.num_output_tokens for request in sampling]
         else:
-            histories = {row.history.request: row.history for row in self._rows if row.history is not None}
+            self._keep_histories(sampling)
             self._requests = sampling
             self._unstoppable = [request for request in sampling if _may_not_stop(request)]
-            self._rows = [_sampled_row(request, histories.get(request)) for request in sampling]
+            self._rows = [_sampled_row(request, self._histories.get(request)) for request in sampling]
             self._batch = _columns(self._rows)
         batch_so_far = _with_histories(self._batch, self._rows)
         constrained = self._constrained(sampling)
@@ -72,27 +77,44 @@ class SampleBatchBuilder:
             grammar.fill(mask[row])
         return replace(batch_so_far, allowed_mask=mask)
 
-    def _build_with_scored_rows(self, batch: ScheduledBatch) -> SampleBatch:
-        """A step that also scores prompt tokens: such a row may draw nothing but the prompt's own token.
+    def _build_anew(self, batch: ScheduledBatch) -> SampleBatch:
+        """A step that also scores prompt tokens or verifies drafts.
 
-        The sampler reports logprobs of the unmodified logits, so a mask of one token yields exactly its logprob.
+        The row of a prompt token may draw nothing but that token: the sampler reports logprobs of the unmodified
+        logits, so a mask of one token yields exactly its logprob.
         """
         self._requests = []
+        self._keep_histories([scheduled.request for scheduled in batch.requests if scheduled.samples])
         rows: list[_Row] = []
-        sampled: list[int] = []
+        constrained: list[tuple[int, GrammarState, tuple[int, ...]]] = []
         for scheduled in batch.requests:
             rows += _scored_rows(scheduled)
             if scheduled.samples:
-                sampled.append(len(rows))
-                rows.append(_sampled_row(scheduled.request, None))
+                request, drafts = scheduled.request, scheduled.drafts
+                grammar = self.grammars.get(request)
+                if grammar is not None:
+                    constrained.append((len(rows), grammar, drafts))
+                history = self._histories.get(request)
+                rows += [_sampled_row(request, history, drafts[:count]) for count in range(len(drafts) + 1)]
+        samples = _with_histories(_columns(rows), rows)
+        if not constrained and all(row.forced < 0 for row in rows):
+            return samples
         mask = self._full_mask(len(rows))
-        for place, grammar in self._constrained([s.request for s in batch.requests if s.samples]):
-            grammar.fill(mask[sampled[place]])
+        for first, grammar, drafts in constrained:
+            grammar.fill_along(mask[first : first + len(drafts) + 1], drafts)
         for index, row in enumerate(rows):
             if row.forced >= 0:
                 mask[index] = 0
                 mask[index, row.forced // 32] = 1 << row.forced % 32
-        return replace(_with_histories(_columns(rows), rows), allowed_mask=mask)
+        return replace(samples, allowed_mask=mask)
+
+    def _keep_histories(self, sampling: Sequence[Request]) -> None:
+        """One history for each sampling request that has penalties; those of others go."""
+        self._histories = {
+            request: self._histories.get(request) or PenaltyHistory(request)
+            for request in sampling
+            if _has_penalties(request.params)
+        }
 
     def _constrained(self, sampling: Sequence[Request]) -> list[tuple[int, GrammarState]]:
         """Those of the sampling requests whose next token is not free, by their place."""
@@ -106,19 +128,22 @@ class SampleBatchBuilder:
         return np.full((num_rows, (self._vocab_size + 31) // 32), 0xFFFFFFFF, np.uint32)
 
 
-def _may_not_stop(request: Request) -> bool:
-    return request.num_output_tokens < request.params.min_tokens
+def _may_not_stop(request: Request, num_drafts: int = 0) -> bool:
+    return request.num_output_tokens + num_drafts < request.params.min_tokens
 
 
-def _sampled_row(request: Request, history: PenaltyHistory | None) -> _Row:
-    params = request.params
-    if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-        history = history or PenaltyHistory(request)
-    bias = params.logit_bias
-    if _may_not_stop(request):
+def _has_penalties(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def _sampled_row(request: Request, history: PenaltyHistory | None, drafts: tuple[int, ...] = ()) -> _Row:
+    """The row that draws the token after the request's last one and `drafts`."""
+    bias = request.params.logit_bias
+    if _may_not_stop(request, len(drafts)):
         bias = {**bias, **dict.fromkeys(sorted(request.stop_token_ids), -np.inf)}
     num_logprobs = -1 if request.num_logprobs is None else request.num_logprobs
-    return _Row(params, request.seed, request.num_output_tokens, bias, history, num_logprobs=num_logprobs)
+    counter = request.num_output_tokens + len(drafts)
+    return _Row(request.params, request.seed, counter, bias, history, drafts, num_logprobs=num_logprobs)
 
 
 def _scored_rows(scheduled: ScheduledRequest) -> list[_Row]:
@@ -163,11 +188,12 @@ def _with_histories(batch: SampleBatch, rows: Sequence[_Row]) -> SampleBatch:
         return batch
     for history in histories:
         history.update()
+    seen = [None if row.history is None else row.history.after(row.drafts) for row in rows]
     return replace(
         batch,
-        history_start=_starts([0 if row.history is None else len(row.history) for row in rows]),
-        history_ids=np.concatenate([history.ids for history in histories]),
-        history_counts=np.concatenate([history.counts for history in histories]),
+        history_start=_starts([0 if ids_counts is None else len(ids_counts[0]) for ids_counts in seen]),
+        history_ids=np.concatenate([ids for ids, _ in filter(None, seen)]),
+        history_counts=np.concatenate([counts for _, counts in filter(None, seen)]),
     )
 
 

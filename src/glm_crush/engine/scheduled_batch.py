@@ -19,10 +19,12 @@ class ScheduledRequest:
     """One request's part of a step.
 
     Attributes:
-        start, num_tokens: computes tokens `[start, start + num_tokens)` of the request; none for a fork, which draws
-            from the logits of the request before it.
+        start, num_tokens: computes tokens `[start, start + num_tokens)` of the request, drafts included; none for a
+            fork, which draws from the logits of the request before it.
         samples: the step reaches the request's last token, so that it yields a new one.
         scored: prompt positions whose logprob this step yields; the logits of `p - 1` score prompt token `p`.
+        drafts: guesses of the tokens after the last one, computed as if they were right; the step yields a token for
+            each of them too, up to the first that turns out wrong.
     """
 
     request: Request
@@ -30,6 +32,7 @@ class ScheduledRequest:
     num_tokens: int
     samples: bool
     scored: range = _NO_POSITIONS
+    drafts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

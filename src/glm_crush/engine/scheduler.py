@@ -8,46 +8,27 @@ Above: the engine. Below: the block pool. This module knows neither arrays nor k
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 
 from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.draft_slots import add_drafts
 from glm_crush.engine.followers import Followers
 from glm_crush.engine.forks import Forks
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.request_checks import check_fits
 from glm_crush.engine.scheduled_batch import ScheduledBatch, ScheduledRequest, part_of_step
+from glm_crush.engine.scheduler_limits import SchedulerLimits
 from glm_crush.errors import OverloadedError
 from glm_crush.types import FinishReason
 
 __all__ = ["ScheduledBatch", "ScheduledRequest", "Scheduler", "SchedulerLimits"]
 
+_NONE_ACCEPTED: Mapping[Request, int] = MappingProxyType({})
+_NO_DRAFTS: Mapping[Request, Sequence[int]] = MappingProxyType({})
 _ORDER = attrgetter("order")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerLimits:
-    """What the scheduler may hand out.
-
-    Attributes:
-        max_context: longest prompt and reply together. max_num_seqs: requests running at the same time.
-        token_budget: tokens one step may compute, at least `max_num_seqs` so that no decode waits.
-        max_queue_size: requests that may wait. max_scored_rows: prompt tokens of one request whose logprobs
-            one step may yield; each needs a row of logits as wide as the vocabulary.
-    """
-
-    max_context: int
-    max_num_seqs: int = 32
-    token_budget: int = 512
-    max_queue_size: int = 512
-    max_scored_rows: int = 64
-
-    def __post_init__(self) -> None:
-        assert self.token_budget >= self.max_num_seqs > 0
-        assert self.max_context > 0
-        assert self.max_scored_rows > 0
 
 
 class Scheduler:
@@ -141,13 +122,16 @@ class Scheduler:
         else:
             self._enter(self.waiting, target)
 
-    def schedule(self, *, max_decode_steps: int = 1) -> ScheduledBatch:
+    def schedule(
+        self, *, max_decode_steps: int = 1, drafts: Mapping[Request, Sequence[int]] = _NO_DRAFTS
+    ) -> ScheduledBatch:
         """Plan one step: iteration-level scheduling (Yu et al., Orca, OSDI '22) with preemption.
 
         Running requests come first, in order, and each that is one token behind is certain to be in the step;
         what the budget has left goes to those that are further behind, then to waiting ones. Takes blocks from
         the pool and moves requests between the queues. Where all requests decode and nobody waits, the step may draw
-        up to `max_decode_steps` tokens for each.
+        up to `max_decode_steps` tokens for each. `drafts` of decoding requests are verified as far as the budget and
+        the free blocks go once everybody else has got theirs.
         """
         self._copies = []
         for request in self.running:
@@ -160,14 +144,23 @@ class Scheduler:
             self._preempt_last(preempted)
             self._admit_waiting(scheduled, budget_left)
         num_decode_steps = 1
-        if max_decode_steps > 1 and not preempted and not self.waiting and len(scheduled) == len(self.running):
+        if drafts:
+            max_drafts = self.limits.token_budget - sum(part.num_tokens or 1 for part in scheduled)
+            scheduled = add_drafts(scheduled, drafts, self._pool, min(max_drafts, self.limits.max_scored_rows))
+        elif max_decode_steps > 1 and not preempted and not self.waiting and len(scheduled) == len(self.running):
             num_decode_steps = self._reserve_decode_steps(scheduled, max_decode_steps)
         return ScheduledBatch(tuple(scheduled), tuple(preempted), num_decode_steps, tuple(self._copies))
 
-    def update(self, batch: ScheduledBatch) -> None:
-        """Record that `batch` was computed; the caller appends the drawn tokens to their requests."""
+    def update(self, batch: ScheduledBatch, num_accepted: Mapping[Request, int] = _NONE_ACCEPTED) -> None:
+        """Record that `batch` was computed; the caller appends the drawn tokens to their requests.
+
+        Of the drafts only the first `num_accepted` count as computed: what the others left in the cache is overwritten.
+        """
         for scheduled in batch.requests:
-            scheduled.request.num_computed_tokens += scheduled.num_tokens + batch.num_decode_steps - 1
+            num_computed = scheduled.num_tokens + batch.num_decode_steps - 1
+            if scheduled.drafts:
+                num_computed -= len(scheduled.drafts) - num_accepted.get(scheduled.request, 0)
+            scheduled.request.num_computed_tokens += num_computed
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request, wherever it is, and give back its blocks."""

@@ -72,13 +72,17 @@ class ChunkWriter:
 
 
 def usage_object(usage: Usage, num_reasoning_tokens: int = 0) -> dict[str, Any]:
-    """OpenAI's `usage`, with the cached part of the prompt and the part of the reply that is reasoning."""
+    """OpenAI's `usage`, with the cached part of the prompt, the reasoning in the reply and what was guessed of it."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": num_reasoning_tokens,
+            "accepted_prediction_tokens": usage.accepted_prediction_tokens,
+            "rejected_prediction_tokens": usage.rejected_prediction_tokens,
+        },
     }
 
 

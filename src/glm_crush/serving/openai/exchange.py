@@ -45,6 +45,8 @@ def total_usage(outputs: Sequence[RequestOutput]) -> Usage:
         prompt_tokens=sum(output.usage.prompt_tokens for output in outputs),
         completion_tokens=sum(output.usage.completion_tokens for output in outputs),
         cached_tokens=sum(output.usage.cached_tokens for output in outputs),
+        accepted_prediction_tokens=sum(output.usage.accepted_prediction_tokens for output in outputs),
+        rejected_prediction_tokens=sum(output.usage.rejected_prediction_tokens for output in outputs),
     )
 
 
