@@ -83,7 +83,7 @@ class SampleBatchBuilder:
         The row of a prompt token may draw nothing but that token: the sampler reports logprobs of the unmodified
         logits, so a mask of one token yields exactly its logprob.
         """
-        self._requests = []
+        self._requests, self._unstoppable, self._rows, self._batch = [], [], [], SampleBatch.greedy(0)
         self._keep_histories([scheduled.request for scheduled in batch.requests if scheduled.samples])
         rows: list[_Row] = []
         constrained: list[tuple[int, GrammarState, tuple[int, ...]]] = []
