@@ -14,7 +14,7 @@ from tests.docs.blocks import ROOT
 from tests.engine.scripted import ScriptedExecutor, logits_for, make_engine
 
 PAGE = (ROOT / "docs" / "design" / "speculation.md").read_text()
-PROMPT, REPLY = "abcdefgh, ab", "cdefXh, ab"
+PROMPT, REPLY = "abcdefgh,ab", "cdefXh,ab"
 
 
 class RecordingLookup(PromptLookup):
