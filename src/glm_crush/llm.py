@@ -6,7 +6,7 @@ thread of whoever asks; several threads may ask at once and share the steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -15,6 +15,7 @@ from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import load_settings
 from glm_crush.engine.beam_search import EarlyStopping
+from glm_crush.engine.best_of import MeanLogprob, ReplyScorer, TextScorer, best_of_params, select_best
 from glm_crush.engine.build import MakeExecutor, build_engine
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
@@ -163,6 +164,35 @@ class LLM:
             logprobs=logprobs,
         )
         return self.generate(prompts, params)
+
+    def best_of(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        best_of: int = 4,
+        scorer: ReplyScorer | Callable[[str, str], float] | None = None,
+    ) -> list[RequestOutput]:
+        """Draw `best_of` completions of each prompt and return the `params.n` that score best, each with its `score`.
+
+        Args:
+            prompts: as for `generate`.
+            params: None = the model's own.
+            best_of: how many are drawn, from the seeds `seed`, `seed + 1`, ...
+            scorer: a function of the texts of prompt and reply, or a `ReplyScorer`; None = the mean log-probability.
+
+        Raises:
+            RequestError: a prompt or parameter cannot be; nothing has been computed then.
+            EngineError: the engine stopped.
+        """
+        params = params or self.default_params
+        drawn = self.generate(prompts, best_of_params(params, best_of))
+        if scorer is None:
+            scorer = MeanLogprob()
+        elif callable(scorer):
+            scorer = TextScorer(scorer, self.codec.decode)
+        keep = params.logprobs is not None
+        return [select_best(output, params.n, scorer, keep_logprobs=keep) for output in drawn]
 
     def chat(
         self,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 from glm_crush.errors import InvalidParameterError
 
 __all__ = [
+    "PRESETS",
     "CacheReport",
     "CompletionOutput",
     "FinishReason",
@@ -103,6 +105,20 @@ class StructuredOutput:
         return cls(kind="lark", grammar=grammar)
 
 
+PRESETS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "chat": MappingProxyType({"temperature": 0.7, "top_p": 0.9}),
+        "code": MappingProxyType({"temperature": 0.0}),
+        "creative": MappingProxyType({"temperature": 1.0, "top_k": 50}),
+        "precise": MappingProxyType({"temperature": 0.3}),
+        "default": MappingProxyType({}),
+    }
+)
+"""Sampling by purpose; "default" is what the model's publisher recommends."""
+
+_PRESET_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How to choose tokens. Defaults: the model's own distribution, 128 tokens.
@@ -183,6 +199,24 @@ class SamplingParams:
             object.__setattr__(self, "stop", (self.stop,))
         if any(not s for s in self.stop):
             raise InvalidParameterError("stop contains an empty string; give non-empty strings", parameter="stop")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> SamplingParams:
+        """The parameters for a purpose: "chat", "code", "creative" or "precise"; with `changes`."""
+        return replace(cls().with_preset(name), **changes)
+
+    def with_preset(self, name: str) -> SamplingParams:
+        """These parameters, sampled as the preset says; "default" leaves them as they are.
+
+        Raises:
+            InvalidParameterError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise InvalidParameterError(f"preset is {name!r:.40}; there are {', '.join(PRESETS)}", parameter="preset")
+        if name == "default":
+            return self
+        values: dict[str, Any] = {spec.name: spec.default for spec in fields(self) if spec.name in _PRESET_FIELDS}
+        return replace(self, **{**values, **PRESETS[name]})
 
     def _check_beams(self) -> None:
         """What a reply must be for beams to be ranked by the model's own probabilities."""

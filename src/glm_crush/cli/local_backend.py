@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from glm_crush.chat.reply_format import ReplyFormat
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 _SAMPLING_KEYS = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
-_CHAT_PRESET: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9}
 
 
 class LocalBackend:
@@ -37,7 +35,7 @@ class LocalBackend:
         published = self._model.loaded.generation_config
         if any(name in published for name in _SAMPLING_KEYS):
             return self._model.default_params
-        return replace(self._model.default_params, **_CHAT_PRESET)
+        return self._model.default_params.with_preset("chat")
 
     @property
     def can_chat(self) -> bool:

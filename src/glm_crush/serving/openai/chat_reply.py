@@ -13,7 +13,7 @@ from typing import Any
 from glm_crush.chat.reply_part import ReplyPart
 from glm_crush.serving.chat_turn import ChatTurn, TurnDelta
 from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, usage_object
-from glm_crush.serving.openai.logprobs import chat_logprobs
+from glm_crush.serving.openai.logprobs import chat_logprobs, prompt_logprobs
 from glm_crush.serving.served_model import TextCodec
 from glm_crush.serving.turn_result import TurnReply
 
@@ -43,7 +43,10 @@ async def chat_completion(turn: ChatTurn, head: ReplyHead) -> dict[str, Any]:
     result = await turn.result()
     choices = [_choice(reply, turn.model.codec) for reply in result.replies]
     usage = usage_object(result.usage, result.num_reasoning_tokens)
-    return {**head.fields("chat.completion"), "choices": choices, "usage": usage}
+    reply = {**head.fields("chat.completion"), "choices": choices, "usage": usage}
+    if result.output.prompt_logprobs is not None:
+        reply["prompt_logprobs"] = prompt_logprobs(result.output.prompt_logprobs, turn.model.codec)
+    return reply
 
 
 def _chunks(writer: ChunkWriter, delta: TurnDelta, codec: TextCodec, *, first: bool) -> list[bytes]:

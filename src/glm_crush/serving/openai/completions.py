@@ -9,12 +9,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.engine.best_of import MeanLogprob, select_best
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.json_http import read_request
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.exchange import Exchange, new_head, total_usage
-from glm_crush.serving.openai.logprobs import CompletionLogprobs
+from glm_crush.serving.openai.logprobs import CompletionLogprobs, prompt_logprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest
 from glm_crush.serving.openai.reply_wish import wanted_structure
@@ -56,6 +57,8 @@ class Completions:
         echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]
         scored: dict[int, CompletionLogprobs] = {}  # of each choice of a stream
 
+        n = request.n or 1
+
         def encode(writer: ChunkWriter, choice: int, delta: RequestDelta, first: bool) -> list[bytes]:
             if not (delta.text or delta.logprobs or delta.finish_reason or first):
                 return []
@@ -63,12 +66,13 @@ class Completions:
             text = echoes[number] + delta.text if first else delta.text
             if choice not in scored:
                 scored[choice] = CompletionLogprobs(model.codec)
-            prompt = None if delta.prompt_logprobs is None else (prompts[number], delta.prompt_logprobs)
+            scores = delta.prompt_logprobs if first else None
+            prompt = None if scores is None else (prompts[number], scores)
             logprobs = scored[choice].encode(delta.logprobs, prompt=prompt)
             return [writer.text(choice, text, delta.finish_reason, logprobs)]
 
         def build(outputs: Sequence[RequestOutput]) -> dict[str, Any]:
-            return _reply(head, outputs, echoes, params.n, model)
+            return _reply(head, [_answered(output, request) for output in outputs], echoes, n, model, request)
 
         return await exchange.respond(http, head, "text_completion", encode, build)
 
@@ -106,22 +110,50 @@ def _reply(
     echoes: Sequence[str],
     replies_per_prompt: int,
     model: ServedModel,
+    request: CompletionRequest,
 ) -> dict[str, Any]:
     choices = [
-        _choice(number * replies_per_prompt + reply.index, output, reply, echoes[number], model)
+        _choice(number * replies_per_prompt + reply.index, output, reply, echoes[number], model, request)
         for number, output in enumerate(outputs)
         for reply in output.outputs
     ]
     return {**head.fields("text_completion"), "choices": choices, "usage": usage_object(total_usage(outputs))}
 
 
+def _answered(output: RequestOutput, request: CompletionRequest) -> RequestOutput:
+    """The replies that the client gets of those that were made."""
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        keep = request.logprobs is not None
+        output = select_best(output, request.n or 1, MeanLogprob(), keep_logprobs=keep)
+    if request.max_tokens != 0:
+        return output
+    # The engine draws at least one token; whoever only wants the prompt scored does not get it.
+    empty = tuple(
+        replace(reply, text="", token_ids=(), finish_reason="length", logprobs=None if reply.logprobs is None else ())
+        for reply in output.outputs
+    )
+    return replace(output, outputs=empty, usage=replace(output.usage, completion_tokens=0))
+
+
 def _choice(
-    index: int, output: RequestOutput, reply: CompletionOutput, echo: str, model: ServedModel
+    index: int,
+    output: RequestOutput,
+    reply: CompletionOutput,
+    echo: str,
+    model: ServedModel,
+    request: CompletionRequest,
 ) -> dict[str, Any]:
-    prompt = None if output.prompt_logprobs is None else (output.prompt_token_ids, output.prompt_logprobs)
-    return {
+    prompt = None
+    if request.echo and request.logprobs is not None and output.prompt_logprobs is not None:
+        prompt = (output.prompt_token_ids, output.prompt_logprobs)
+    choice: dict[str, Any] = {
         "index": index,
         "text": echo + reply.text,
         "logprobs": CompletionLogprobs(model.codec).encode(reply.logprobs, prompt=prompt),
         "finish_reason": reply.finish_reason,
     }
+    if request.prompt_logprobs is not None:
+        choice["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs, model.codec)
+    if reply.score is not None:
+        choice["score"] = reply.score
+    return choice

@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes OpenAI has for them."""
+"""Log-probabilities in the two shapes OpenAI has for them, and vLLM's for those of prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from glm_crush.serving.served_model import TextCodec
 from glm_crush.types import TokenLogprobs
 
-__all__ = ["CompletionLogprobs", "chat_logprobs", "token_text"]
+__all__ = ["CompletionLogprobs", "chat_logprobs", "prompt_logprobs", "token_text"]
 
 _LOWEST = -9999.0  # JSON has no minus infinity; OpenAI and vLLM send this
 
@@ -79,6 +79,30 @@ class CompletionLogprobs:
             alternatives.setdefault(token_text(self._codec.token_bytes(token_id)), _finite(logprob))
         alternatives[token_text(self._codec.token_bytes(token.token_id))] = _finite(token.logprob)
         return alternatives
+
+
+def prompt_logprobs(
+    tokens: Sequence[TokenLogprobs | None] | None, codec: TextCodec
+) -> list[dict[str, dict[str, Any]] | None] | None:
+    """Per prompt token `{id: {logprob, rank, decoded_token}}`, its own first; null for the first token.
+
+    The rank of a token that is not among the likeliest that were asked for is not known: null.
+    """
+    if tokens is None:
+        return None
+    return [None if token is None else _ranked(token, codec) for token in tokens]
+
+
+def _ranked(token: TokenLogprobs, codec: TextCodec) -> dict[str, dict[str, Any]]:
+    ranks = {token_id: rank for rank, (token_id, _) in enumerate(token.top, 1)}
+    return {
+        str(token_id): {
+            "logprob": _finite(logprob),
+            "rank": ranks.get(token_id),
+            "decoded_token": token_text(codec.token_bytes(token_id)),
+        }
+        for token_id, logprob in dict([(token.token_id, token.logprob), *token.top]).items()
+    }
 
 
 def token_text(raw: bytes) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from glm_crush.engine.best_of import best_of_params
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from glm_crush.types import SamplingParams
@@ -50,14 +51,25 @@ def completion_sampling_params(request: CompletionRequest, defaults: SamplingPar
     Raises:
         InvalidParameterError: a value out of range or not supported; names it.
     """
-    replies = request.n or 1
-    if request.best_of is not None and request.best_of != replies:
-        raise _unsupported("best_of", request.best_of, f"{replies} (the value of n) or leave it out")
     if request.suffix:
         raise _unsupported("suffix", request.suffix, "no suffix")
-    max_tokens = request.max_tokens or DEFAULT_COMPLETION_TOKENS
+    if request.max_tokens == 0 and (not request.echo or request.stream):
+        raise InvalidParameterError(
+            "max_tokens is 0, which scores the prompt: give echo, and not stream", parameter="max_tokens"
+        )
+    max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else max(1, request.max_tokens)
     params = _common(request, defaults, max_tokens=max_tokens, logprobs=request.logprobs)
-    return replace(params, prompt_logprobs=request.logprobs) if request.echo else params
+    if request.echo and request.logprobs is not None:
+        params = replace(params, prompt_logprobs=max(request.logprobs, params.prompt_logprobs or 0))
+    if request.best_of is None or request.best_of == params.n:
+        return params
+    if request.stream:
+        raise InvalidParameterError(
+            f"best_of is {request.best_of} and stream is true; which replies are best is known at the end: "
+            "leave one of them out",
+            parameter="best_of",
+        )
+    return best_of_params(params, request.best_of)
 
 
 def _common(
@@ -72,7 +84,29 @@ def _common(
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     if request.logit_bias:
         given["logit_bias"] = _logit_bias(request.logit_bias)
-    return replace(defaults, max_tokens=max_tokens, logprobs=logprobs, **given)
+    if request.prompt_logprobs is not None and request.stream:
+        raise InvalidParameterError(
+            "prompt_logprobs is given with stream; leave one of them out", parameter="prompt_logprobs"
+        )
+    given |= {"max_tokens": max_tokens, "logprobs": logprobs, "prompt_logprobs": request.prompt_logprobs}
+    if request.use_beam_search:
+        return SamplingParams(**given, **_beams(request))
+    for name in ("beam_width", "length_penalty", "early_stopping"):
+        if getattr(request, name) is not None:
+            raise InvalidParameterError(f"{name} is given without beam search; set use_beam_search", parameter=name)
+    return replace(defaults.with_preset(request.preset or "default"), **given)
+
+
+def _beams(request: GenerationRequest) -> dict[str, Any]:
+    """The parameters of a beam search; without `beam_width` there are as many beams as replies, as vLLM has it."""
+    for name, neutral in (("temperature", (0, 1)), ("top_p", (1,)), ("top_k", (0, -1)), ("min_p", (0,))):
+        if getattr(request, name) not in (None, *neutral):
+            raise InvalidParameterError(f"{name} has no part in beam search; leave it out", parameter=name)
+    if request.preset is not None:
+        raise InvalidParameterError("preset has no part in beam search; leave it out", parameter="preset")
+    given = {name: getattr(request, name) for name in ("length_penalty", "early_stopping")}
+    width = request.n or 1 if request.beam_width is None else request.beam_width
+    return {"beam_width": width} | {name: value for name, value in given.items() if value is not None}
 
 
 def _logit_bias(bias: Mapping[str, float]) -> dict[int, float]:

@@ -60,6 +60,13 @@ class GenerationRequest(StrictModel):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    # ours
+    preset: str | None = None
+    beam_width: Positive | None = None
+    early_stopping: bool | Literal["never"] | None = None
     # identifiers that change nothing in the reply
     user: str | None = None
     safety_identifier: str | None = None
@@ -137,8 +144,9 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     # neutral values only
-    best_of: int | None = None
     suffix: str | None = None
