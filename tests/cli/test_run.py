@@ -35,6 +35,34 @@ def test_the_same_seed_gives_the_same_answer_streamed_or_not(glm: Glm, tiny_llam
     assert glm("run", *arguments, "--no-stream").stdout.rstrip("\n") == text.rstrip("\n")
 
 
+def test_an_answer_can_be_searched_for_with_beams(glm: Glm, tiny_llama: Path) -> None:
+    arguments = (str(tiny_llama), "hello", "--max-tokens", "6")
+    wide = reply(glm, *arguments, "--beams", "4", "--length-penalty", "0.5")
+    assert wide == {**wide, "text": glm("run", *arguments, "--beams", "4", "--length-penalty", "0.5").stdout[:-1]}
+    assert reply(glm, *arguments, "--beams", "1")["text"] == reply(glm, *arguments, "--temperature", "0")["text"]
+    assert reply(glm, str(tiny_llama), "hello", "--beams", "2")["completion_tokens"] >= 1  # no limit but the context
+
+
+def test_the_best_of_several_answers_is_shown_and_all_are_counted(glm: Glm, tiny_llama: Path) -> None:
+    arguments = (str(tiny_llama), "hello", "--max-tokens", "4", "--temperature", "1")
+    drawn = [reply(glm, *arguments, "--seed", str(seed)) for seed in (5, 6, 7)]
+    best = reply(glm, *arguments, "--seed", "5", "--best-of", "3")
+    assert best["text"] in [answer["text"] for answer in drawn]
+    assert best["completion_tokens"] == sum(answer["completion_tokens"] for answer in drawn)
+    with pytest.raises(InvalidParameterError, match="best_of is given with beam search"):
+        glm("run", *arguments, "--best-of", "3", "--beams", "2")
+
+
+def test_a_preset_samples_by_purpose(glm: Glm, tiny_llama: Path) -> None:
+    arguments = (str(tiny_llama), "hello", "--max-tokens", "6", "--seed", "3")
+    greedy = reply(glm, *arguments, "--temperature", "0")["text"]
+    assert reply(glm, *arguments, "--preset", "code")["text"] == greedy
+    creative = reply(glm, *arguments, "--temperature", "1", "--top-k", "50", "--top-p", "1")["text"]
+    assert reply(glm, *arguments, "--preset", "creative")["text"] == creative
+    with pytest.raises(InvalidParameterError, match="preset is 'loud'"):
+        glm("run", *arguments, "--preset", "loud")
+
+
 def test_standard_input_goes_along_with_the_prompt(glm: Glm, tiny_llama: Path) -> None:
     options = ("--raw", "--max-tokens", "1")
     alone = reply(glm, str(tiny_llama), "hello", *options)["prompt_tokens"]

@@ -288,10 +288,15 @@ def test_what_beams_cannot_honour_is_refused_by_name(params: dict[str, object], 
     assert caught.value.parameter == parameter
 
 
+def test_without_a_limit_beams_are_as_long_as_fits() -> None:
+    [output] = run(make_engine(num_blocks=20), (PROMPT, beams(2, None, n=1)))  # type: ignore[arg-type]
+    assert len(output.outputs[0].token_ids) == 9 * 4 - 10 + 1
+
+
 def test_beams_that_can_never_run_together_are_refused_with_the_numbers() -> None:
     engine: Engine = make_engine(num_blocks=10, max_num_seqs=4)
     with pytest.raises(InvalidParameterError, match="beam_width is 5 and 4 requests run"):
         engine.add_request(PROMPT, beams(5))
-    with pytest.raises(ContextLengthError, match="4 beams of 10 prompt tokens and max_tokens 6 may need 80 places"):
+    with pytest.raises(ContextLengthError, match="holds 40 tokens, which is room for 0 in each of 4 beams"):
         engine.check_request(PROMPT, beams(4))
     assert not engine.has_unfinished

@@ -52,12 +52,14 @@ class Turn:
         messages: a conversation; empty when `raw_prompt` is given, which goes to the model as it is.
         params: None = the model's own defaults, with no limit but the context.
         thinking: None = as the model's template does by itself.
+        best_of: replies that are made; the likeliest is the answer.
     """
 
     messages: Sequence[Message] = ()
     raw_prompt: str | None = None
     params: SamplingParams
     thinking: bool | None = None
+    best_of: int = 1
 
 
 class ChatBackend(Protocol):

@@ -11,6 +11,7 @@ from glm_crush.cli.options import ThreadsOption, WeightFormatOption, settings_fr
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
     MinPOption,
+    PresetOption,
     RepetitionPenaltyOption,
     SeedOption,
     TemperatureOption,
@@ -36,6 +37,7 @@ def chat(
     ] = None,
     api_key: Annotated[str | None, typer.Option("--api-key", help="Key for --url.")] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
+    preset: PresetOption = None,
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     top_k: TopKOption = None,
@@ -60,6 +62,7 @@ def chat(
     with _open_backend(settings, model, url) as backend:
         params = given_params(
             backend.default_params,
+            preset=preset,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.cli.backend import ReplyStats, Turn
+from glm_crush.engine.best_of import MeanLogprob, best_of_params, select_best
+from glm_crush.engine.output import OutputCollector
 from glm_crush.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -62,24 +64,34 @@ class LocalBackend:
         params = turn.params
         if params.structured is not None and turn.raw_prompt is None:
             params = ReplyFormat(self._model.codec).held(prompt, params)
+        if turn.best_of > 1:
+            params = best_of_params(params, turn.best_of)
+        collector = OutputCollector("turn", prompt, n=params.n)
         deltas = cast("Generator[RequestDelta, None, None]", self._model.engine.stream(prompt, params))
         try:
             for delta in deltas:
                 num_tokens += len(delta.token_ids)
                 last = delta
-                if delta.text:
+                if turn.best_of > 1:
+                    collector.add(delta)
+                elif delta.text:
                     yield delta.text
         finally:
             deltas.close()
         assert last is not None
         assert last.stats is not None
+        finish_reason = last.finish_reason
+        if turn.best_of > 1:
+            [best] = select_best(collector.output(), 1, MeanLogprob()).outputs
+            finish_reason = best.finish_reason
+            yield best.text
         return ReplyStats(
             prompt_tokens=len(prompt),
             cached_tokens=last.stats.num_cached_tokens,
             completion_tokens=num_tokens,
             time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
             elapsed_seconds=last.stats.elapsed_seconds,
-            finish_reason=last.finish_reason,
+            finish_reason=finish_reason,
             drafted_tokens=last.stats.num_drafted_tokens,
             accepted_tokens=last.stats.num_accepted_tokens,
         )

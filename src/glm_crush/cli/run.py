@@ -12,6 +12,7 @@ from glm_crush.cli.options import JsonOption, SpeculationOption, ThreadsOption, 
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
     MinPOption,
+    PresetOption,
     RepetitionPenaltyOption,
     SeedOption,
     StopOption,
@@ -36,6 +37,7 @@ def run(
         typer.Argument(metavar="[MODEL] [PROMPT]", help="A model and a prompt, or the prompt for the default model."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
+    preset: PresetOption = None,
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
     top_k: TopKOption = None,
@@ -55,6 +57,15 @@ def run(
             help="Answer with JSON that this schema accepts; no reasoning unless --think.",
         ),
     ] = None,
+    beams: Annotated[
+        int | None, typer.Option("--beams", metavar="N", help="Search for the likeliest answer with N beams.", min=1)
+    ] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option("--length-penalty", help="Of --beams: above 0 favours longer answers; default: 1.")
+    ] = None,
+    best_of: Annotated[
+        int, typer.Option("--best-of", metavar="N", help="Make N answers and show the likeliest.", min=1, max=128)
+    ] = 1,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is made.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show token counts and speed.")] = False,
@@ -76,6 +87,9 @@ def run(
         backend = LocalBackend(model)
         params = given_params(
             backend.default_params,
+            preset=preset,
+            beam_width=beams,
+            length_penalty=length_penalty,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
@@ -88,7 +102,7 @@ def run(
         )
         if json_schema is not None and think is None:
             think = False
-        turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think)
+        turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think, best_of=best_of)
         if as_json or not stream:
             _print_whole(backend, turn, as_json=as_json, verbose=verbose, load_seconds=model.load_seconds)
         else:

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from glm_crush.errors import InvalidParameterError
-from glm_crush.types import SamplingParams
+from glm_crush.types import PRESETS, SamplingParams
 
 __all__ = [
     "MaxTokensOption",
     "MinPOption",
+    "PresetOption",
     "RepetitionPenaltyOption",
     "SeedOption",
     "StopOption",
@@ -50,6 +51,15 @@ StopOption = Annotated[
     typer.Option("--stop", help="End the reply before this text; may be repeated.", rich_help_panel=_PANEL),
 ]
 
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help=f"Sampling by purpose: {', '.join(PRESETS)}; the options below change it.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
 # What ollama and llama.cpp users type.
 _ALIASES: Mapping[str, str] = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 _INTEGERS = ("top_k", "seed", "max_tokens", "min_tokens")
@@ -59,13 +69,14 @@ _NUMBERS = (
 )
 
 
-def given_params(defaults: SamplingParams, **given: Any) -> SamplingParams:
-    """The model's defaults with what the user gave; no length limit unless given.
+def given_params(defaults: SamplingParams, *, preset: str | None = None, **given: Any) -> SamplingParams:
+    """The model's defaults, or a preset's, with what the user gave; no length limit unless given.
 
     Raises:
-        InvalidParameterError: a value out of its range.
+        InvalidParameterError: a value out of its range, or no such preset.
     """
     set_values = {name: value for name, value in given.items() if value is not None and value != []}
+    defaults = SamplingParams() if "beam_width" in set_values else defaults.with_preset(preset or "default")
     return replace(defaults, **{"max_tokens": None, **set_values})
 
 

@@ -17,7 +17,17 @@ from glm_crush.engine.scheduler import Scheduler
 from glm_crush.errors import ContextLengthError, EngineError, InvalidParameterError
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
-__all__ = ["BeamGroup", "check_beams"]
+__all__ = ["BeamGroup", "check_beams", "most_beam_tokens"]
+
+
+def most_beam_tokens(num_prompt_tokens: int, width: int, scheduler: Scheduler) -> int:
+    """The longest replies for which all beams of a call fit into the KV cache together; may be less than 1."""
+    size = scheduler.block_size
+    # Beams that lost their blocks find the prompt in the cache, if there is one; the rest is each one's own, and one
+    # block for each is kept free.
+    num_shared = 0 if scheduler.prefix_cache is None else num_prompt_tokens // size
+    num_blocks = (scheduler.capacity // size - num_shared) // width - 1 + num_shared
+    return num_blocks * size - num_prompt_tokens + 1
 
 
 def check_beams(first: Request, scheduler: Scheduler) -> None:
@@ -29,16 +39,13 @@ def check_beams(first: Request, scheduler: Scheduler) -> None:
             "lower it or raise max_num_seqs",
             parameter="beam_width",
         )
-    # Beams that lost their blocks find the prompt in the cache, if there is one; the rest is each one's own.
-    num_shared = 0 if scheduler.prefix_cache is None else first.num_prompt_tokens // scheduler.block_size
-    num_blocks = -(-first.max_num_cached_tokens // scheduler.block_size)
-    needed = (num_shared + width * (num_blocks - num_shared + 1)) * scheduler.block_size
-    if needed > scheduler.capacity:
+    most = most_beam_tokens(first.num_prompt_tokens, width, scheduler)
+    if first.max_tokens > most:
         raise ContextLengthError(
-            f"{width} beams of {first.num_prompt_tokens} prompt tokens and max_tokens {first.max_tokens} may need "
-            f"{needed} places in the KV cache, which holds {scheduler.capacity}. "
+            f"The prompt has {first.num_prompt_tokens} tokens and max_tokens is {first.max_tokens}; the KV cache holds "
+            f"{scheduler.capacity} tokens, which is room for {max(0, most)} in each of {width} beams. "
             "Lower beam_width or max_tokens, or raise kv_cache_tokens.",
-            parameter="max_tokens",
+            parameter="max_tokens" if most > 0 else "prompt",
         )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from glm_crush.engine.beam_group import BeamGroup, check_beams
+from glm_crush.engine.beam_group import BeamGroup, check_beams, most_beam_tokens
 from glm_crush.engine.grammar import GrammarCompiler, GrammarState
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
@@ -200,7 +200,7 @@ class Engine:
             params = replace(params, temperature=0.0)  # what is drawn does not matter
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
-        max_tokens = params.max_tokens or max(1, self.scheduler.max_request_tokens - len(prompt_token_ids))
+        max_tokens = params.max_tokens or self._most_tokens(len(prompt_token_ids), params)
         arrival_time = self._clock()
         return [
             Request(
@@ -217,6 +217,13 @@ class Engine:
             )
             for index in range(params.beam_width or params.n)
         ]
+
+    def _most_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+        """The longest reply that fits."""
+        most = self.scheduler.max_request_tokens - num_prompt_tokens
+        if params.beam_width is not None:
+            most = min(most, most_beam_tokens(num_prompt_tokens, params.beam_width, self.scheduler))
+        return max(1, most)
 
     def _check_fits(self, requests: Sequence[Request]) -> None:
         self.scheduler.check(requests)
