@@ -129,7 +129,9 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 def test_every_setting_is_documented_and_secrets_are_marked(tmp_path: Path) -> None:
     described = list(load(tmp_path).describe())
     assert all(len(setting.help) > 10 for setting in described)
-    assert {setting.key for setting in described if setting.secret} == {"api.key", "store.hub_token", "storage.url"}
+    assert {setting.key for setting in described if setting.secret} == {
+        *("api.key", "gateway.hash_key", "gateway.redis_url", "store.hub_token", "storage.url"),
+    }
 
 
 @given(st.text(max_size=20))

@@ -23,11 +23,14 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from glm_crush.config_field import setting as _setting
 from glm_crush.errors import ConfigError
+from glm_crush.gateway_settings import GatewaySettings
 
 __all__ = [
     "ApiSettings",
     "CrushSettings",
+    "GatewaySettings",
     "ModelSettings",
     "ObservabilitySettings",
     "Setting",
@@ -55,11 +58,6 @@ SHORT_VARIABLES: Mapping[str, str] = types.MappingProxyType(
 
 
 _TRUTHS: Mapping[str, bool] = types.MappingProxyType({"true": True, "on": True, "false": False, "off": False})
-
-
-def _setting(default: object, help_text: str, *, low: float | None = None, secret: bool = False) -> typing.Any:
-    """A dataclass field with its documentation, lower bound and whether it is shown."""
-    return field(default=default, metadata={"help": help_text, "low": low, "secret": secret})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +162,7 @@ class Settings:
     crush: CrushSettings = field(default_factory=CrushSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -322,6 +321,7 @@ def _sections() -> dict[str, type]:
         "crush": CrushSettings,
         "api": ApiSettings,
         "observability": ObservabilitySettings,
+        "gateway": GatewaySettings,
         "store": StoreSettings,
         "storage": StorageSettings,
     }

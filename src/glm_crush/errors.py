@@ -12,7 +12,13 @@
     ├── TemplateError            a chat template failed, looped or was refused
     ├── RequestError             what the caller asked for is invalid (a 4xx in every protocol)
     │   ├── InvalidParameterError    one parameter is out of range; names it
+    │   ├── RecordNotFoundError      nothing is stored under that name or id (404)
     │   └── ContextLengthError       prompt and reply do not fit the context
+    ├── AccessError              who asks may not
+    │   ├── AuthenticationError      no key, or one that is unknown, expired or revoked (401)
+    │   ├── AccessDeniedError        the key is not for this route or model (403)
+    │   └── RateLimitError           a limit of the key or the address is reached (429)
+    │       └── QuotaError               its budget is spent; trying again soon is no use
     ├── OverloadedError          the queue is full; try again later (429/503 with Retry-After)
     ├── StorageError             the database or a stored file cannot be read or written
     │   └── BlobTooLargeError        a content is larger than one file may be
@@ -25,6 +31,9 @@ A message states the value, the limit and the remedy. Each protocol adapter maps
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
+    "AccessError",
+    "AuthenticationError",
     "BlobTooLargeError",
     "CheckpointError",
     "ConfigError",
@@ -38,6 +47,9 @@ __all__ = [
     "ModelNotFoundError",
     "OverloadedError",
     "PackedFileError",
+    "QuotaError",
+    "RateLimitError",
+    "RecordNotFoundError",
     "RequestError",
     "StorageError",
     "TemplateError",
@@ -102,8 +114,40 @@ class InvalidParameterError(RequestError):
     """One parameter is out of its range."""
 
 
+class RecordNotFoundError(RequestError):
+    """Nothing is stored under that name or id."""
+
+
 class ContextLengthError(RequestError):
     """Prompt and reply together do not fit the model's context."""
+
+
+class AccessError(GlmError):
+    """Who asks may not, or not now."""
+
+
+class AuthenticationError(AccessError):
+    """No key was sent, or one that is unknown, expired or revoked."""
+
+
+class AccessDeniedError(AccessError):
+    """The key is known, but not for this route or model."""
+
+
+class RateLimitError(AccessError):
+    """A limit of the key or the address is reached.
+
+    Attributes:
+        retry_after_seconds: when the same request would be taken; None = never, it is larger than the limit.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaError(RateLimitError):
+    """A budget is spent until the day or the month ends."""
 
 
 class OverloadedError(GlmError):

@@ -67,7 +67,7 @@ def test_a_served_model_answers_and_a_signal_stops_it(tiny_llama: Path) -> None:
 
 
 def test_other_machines_need_a_key(glm: Any) -> None:
-    with pytest.raises(ConfigError, match="no key is set"):
+    with pytest.raises(ConfigError, match="nobody has a key"):
         glm("serve", "--host", "0.0.0.0")
 
 

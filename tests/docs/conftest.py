@@ -77,11 +77,11 @@ def shell_environment(example_home: Path, example_folder: Path) -> dict[str, str
 
 
 @pytest.fixture
-def server_port(_home: Path, _tiny: Path, loopback_server: Any, tmp_path: Path) -> Iterator[Callable[[], str]]:
+def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) -> Iterator[Callable[[], str]]:
     """Call it for the port of a real server with the tiny model; started only then."""
     url, current = loopback_server
     engines = []
-    database = LazyDatabase(StorageSettings(), tmp_path / "server-home")
+    database = LazyDatabase(StorageSettings(), glm_home)  # that of `glm keys`
 
     def start() -> str:
         if not engines:

@@ -76,7 +76,7 @@ def test_every_setting_stands_in_the_page_with_its_default_and_meaning(row: str)
 
 def test_the_page_names_no_setting_that_is_not_there() -> None:
     known = {f"`{setting.key}`" for setting in Settings().describe()}
-    for name in ("model", "crush", "api", "store", "storage"):
+    for name in ("model", "crush", "api", "gateway", "store", "storage"):
         mentioned = {word for word in table_rows("configuration.md") if word.startswith(f"`{name}.")}
         assert mentioned <= known
 
@@ -117,7 +117,11 @@ def test_every_command_of_a_chat_is_in_the_commands_page() -> None:
 
 def server_pages() -> str:
     """The page of the server and those of its further protocols and routes."""
-    return page("openai-server.md") + "".join(path.read_text() for path in sorted((DOCS / "apis").glob("*.md")))
+    return (
+        page("openai-server.md")
+        + page("gateway.md")
+        + "".join(path.read_text() for path in sorted((DOCS / "apis").glob("*.md")))
+    )
 
 
 def whole_app(database: LazyDatabase) -> Starlette:
@@ -139,7 +143,7 @@ def test_every_metric_is_in_the_page_of_monitoring_and_on_no_panel_that_does_not
 
 
 def test_every_route_is_in_a_page_of_the_server(tmp_path: Path) -> None:
-    documented = set(re.findall(r"`(GET|POST|PUT|DELETE) (/[^`]*)`", server_pages()))
+    documented = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`]*)`", server_pages()))
     served = {
         (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
         for route in whole_app(LazyDatabase(StorageSettings(), tmp_path)).routes

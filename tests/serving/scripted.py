@@ -102,10 +102,24 @@ class ScriptedEngine:
         return RequestDelta(request_id, index, (ord(character),), character, logprobs, reason)
 
 
+def scripted_model(engine: ScriptedEngine) -> ServedModel:
+    """The engine as a model called `scripted`."""
+    return ServedModel(
+        name="scripted",
+        engine=engine,
+        codec=ByteCodec(),
+        context_length=1000,
+        vocab_size=256,
+        default_params=SamplingParams(temperature=0.7),
+        created=1_700_000_000,
+    )
+
+
 @dataclass(frozen=True)
 class RunningServer:
     url: str
     engine: ScriptedEngine
+    server: Any = None  # uvicorn's, of a server that is the test's own
 
 
 class CurrentApp:
@@ -153,16 +167,7 @@ def start_server(loopback_server: tuple[str, CurrentApp]) -> Iterator[Callable[.
         **settings: Any,
     ) -> RunningServer:
         engine = engine or ScriptedEngine()
-        model = ServedModel(
-            name="scripted",
-            engine=engine,
-            codec=ByteCodec(),
-            context_length=1000,
-            vocab_size=256,
-            default_params=SamplingParams(temperature=0.7),
-            created=1_700_000_000,
-        )
-        models = ServedModels([model])
+        models = ServedModels([scripted_model(engine)])
         current.app = create_app(models, ApiSettings(**settings), database=database, parts=parts(models))
         if database is not None:
             databases.append(database)

@@ -14,6 +14,7 @@ from glm_crush.cli import (
     config,
     cp,
     inspect,
+    keys,
     list_models,
     perplexity,
     pull,
@@ -93,6 +94,7 @@ app.command("quantize", rich_help_panel=_MODELS)(quantize.quantize)
 app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
 app.command("bench", rich_help_panel=_MEASURE)(bench.bench)
 app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
+app.add_typer(keys.app, name="keys", rich_help_panel=_SETUP)
 app.add_typer(config.app, name="config", rich_help_panel=_SETUP)
 app.command("version", rich_help_panel=_SETUP)(version.version)
 

@@ -43,11 +43,12 @@ def serve(
     from glm_crush.cli.console import standard_error
     from glm_crush.cli.models import find_model, load_packed
     from glm_crush.serving.app import create_app
+    from glm_crush.serving.gateway.exposure import check_exposure
     from glm_crush.serving.local_model import serve_loaded_model
     from glm_crush.serving.observability.logs import configure_logs
     from glm_crush.serving.observability.part import Observability
     from glm_crush.serving.served_models import ServedModels
-    from glm_crush.serving.server import bind, check_exposure, run_server
+    from glm_crush.serving.server import bind, run_server
     from glm_crush.storage.lazy import LazyDatabase
 
     settings = settings_from(
@@ -64,7 +65,7 @@ def serve(
         crush__kv_dtype=kv_dtype,
         crush__speculation=speculation,
     )
-    check_exposure(settings.api)
+    check_exposure(settings)
     configure_logs(settings.api.log_level, settings.observability.log_format)
     wanted = model or settings.model.name
     with bind(settings.api) as bound:
@@ -73,7 +74,14 @@ def serve(
         database = LazyDatabase(settings.storage, settings.store.home)
         models = ServedModels([served])
         parts = [Observability(models, settings.observability)]
-        app = create_app(models, settings.api, database=database, parts=parts, on_shutdown=engine.close)
+        app = create_app(
+            models,
+            settings.api,
+            gateway_settings=settings.gateway,
+            database=database,
+            parts=parts,
+            on_shutdown=engine.close,
+        )
 
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner
@@ -81,4 +89,4 @@ def serve(
             for line in banner(url, served, needs_key=settings.api.key is not None):
                 standard_error().print(line, soft_wrap=True)
 
-        run_server(app, bound, settings.api, on_ready=ready)
+        run_server(app, bound, settings.api, settings.gateway, on_ready=ready)

@@ -18,8 +18,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from glm_crush.config import ApiSettings
+from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.anthropic.routes import ANTHROPIC_ERRORS, anthropic_routes
 from glm_crush.serving.errors import ApiError, ErrorShapes
+from glm_crush.serving.gateway.browser_guard import BrowserGuard, names_in
+from glm_crush.serving.gateway.build import build_gateway
+from glm_crush.serving.gateway.cors import cors_middleware
 from glm_crush.serving.health import health_routes
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
@@ -39,6 +43,7 @@ def create_app(
     models: ServedModels | Sequence[ServedModel],
     settings: ApiSettings,
     *,
+    gateway_settings: GatewaySettings | None = None,
     database: LazyDatabase | None = None,
     parts: Sequence[ServerPart] = (),
     on_shutdown: Callable[[], None] | None = None,
@@ -46,11 +51,16 @@ def create_app(
     """The ASGI application that serves `models`; the first is the default one.
 
     `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
-    and there are no routes for stored objects. `parts` add theirs, the first one outermost.
+    and there are no routes for stored objects and no keys but `api.key`. `parts` add theirs, the first one outermost.
+
+    Raises:
+        ConfigError: settings that cannot be.
     """
     served = models if isinstance(models, ServedModels) else ServedModels(models)
-    if database is not None:
-        parts = [*parts, StoredApis(database)]
+    limits = gateway_settings or GatewaySettings()
+    door = build_gateway(settings, limits, database)
+    # The gateway is entered last, so that its records are written before the database is closed.
+    parts = [*parts, *(() if database is None else (StoredApis(database),)), door]
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
@@ -73,12 +83,15 @@ def create_app(
             Route("/docs", page),
         ],
         middleware=[
+            *cors_middleware(limits),
             *(middleware for part in parts for middleware in part.middleware()),
             Middleware(
                 ApiMiddleware,
-                key=settings.key,
+                gateway=door.gateway,
+                guard=BrowserGuard(names_in(limits.hosts), names_in(limits.cors_origins)),
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
+                timeout_seconds=limits.request_timeout_seconds,
                 error_shapes=ErrorShapes(ANTHROPIC_ERRORS),
             ),
         ],

@@ -70,15 +70,26 @@ class ErrorShapes:
         return reply.body()
 
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
 
 # The most derived class that matches wins; the order is that of the tree in errors.py, leaves first.
 _STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
     (errors.ContextLengthError, 400, "context_length_exceeded"),
     (errors.InvalidParameterError, 400, "invalid_parameter"),
+    (errors.RecordNotFoundError, 404, "not_found"),
     (errors.RequestError, 400, None),
     (errors.TemplateError, 400, "template_error"),
     (errors.ModelNotFoundError, 404, "model_not_found"),
+    (errors.AuthenticationError, 401, "invalid_api_key"),
+    (errors.AccessDeniedError, 403, "permission_denied"),
+    (errors.QuotaError, 429, "insufficient_quota"),
+    (errors.RateLimitError, 429, "rate_limit_exceeded"),
+    (errors.AccessError, 403, None),
     (errors.OverloadedError, 503, "engine_overloaded"),
     (errors.EngineError, 503, "engine_stopped"),
     (errors.BlobTooLargeError, 413, "request_too_large"),
@@ -89,19 +100,22 @@ _STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
 def error_reply(error: BaseException) -> ErrorReply:
     """The reply for an exception of any kind."""
     if isinstance(error, ApiError):
-        kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        return ErrorReply(error.status, kind, str(error), error.code, error.parameter, error.headers)
+        return ErrorReply(error.status, _type(error.status), str(error), error.code, error.parameter, error.headers)
     for error_class, status, code in _STATUSES:
         if isinstance(error, error_class):
             return ErrorReply(
                 status,
-                "invalid_request_error" if status < 500 else "server_error",
+                _type(status),
                 str(error),
                 code,
                 _parameter(error),
                 _retry_headers(error),
             )
     return ErrorReply(500, "server_error", "internal error; the server's log has the details", "internal_error")
+
+
+def _type(status: int) -> str:
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def _parameter(error: errors.GlmError) -> str | None:
@@ -113,8 +127,12 @@ def _parameter(error: errors.GlmError) -> str | None:
 
 
 def _retry_headers(error: errors.GlmError) -> dict[str, str]:
-    """Clients wait and try again by this header; the OpenAI SDK also obeys milliseconds."""
-    if isinstance(error, errors.OverloadedError):
+    """Clients wait and try again by this header; the OpenAI SDK also obeys milliseconds, and an order not to."""
+    if isinstance(error, errors.RateLimitError):
+        if error.retry_after_seconds is None:
+            return {"x-should-retry": "false"}
+        seconds = error.retry_after_seconds
+    elif isinstance(error, errors.OverloadedError):
         seconds = error.retry_after_seconds
     elif isinstance(error, errors.BlobTooLargeError):
         return {}
@@ -122,4 +140,5 @@ def _retry_headers(error: errors.GlmError) -> dict[str, str]:
         seconds = 1.0
     else:
         return {}
-    return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(round(seconds * 1000))}
+    headers = {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    return {**headers, "x-should-retry": "false"} if isinstance(error, errors.QuotaError) else headers

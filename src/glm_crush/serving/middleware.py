@@ -1,11 +1,12 @@
-"""What happens to every HTTP request before a route sees it: id, key, body size, timing, errors.
+"""What happens to every HTTP request before a route sees it: id, admission, body size, time limit, errors.
 
 Plain ASGI, not Starlette's BaseHTTPMiddleware, which would hide the client's disconnect from the routes.
+Above: `app.py`. Below: the gateway, which decides.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
 import logging
 import time
@@ -13,7 +14,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from glm_crush.serving.errors import ApiError, ErrorShapes, error_reply
+from glm_crush.serving.gateway.admission import Admission, acting
+from glm_crush.serving.gateway.browser_guard import BrowserGuard
+from glm_crush.serving.gateway.gateway import Credentials, Gateway
+from glm_crush.serving.gateway.headers import limit_headers
+from glm_crush.serving.gateway.scopes import OPEN_PATHS
 
 __all__ = ["ApiMiddleware"]
 
@@ -23,81 +31,91 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
 _LONGEST_REQUEST_ID = 128
+_CLIENT_GONE = 499
 
 _log = logging.getLogger("glm_crush.serving")
 
 
 class ApiMiddleware:
-    """Gives each request an id, checks its key, bounds its body, and turns exceptions into error bodies.
+    """Gives each request an id, has it admitted, bounds its body and its time, turns exceptions into error bodies.
 
     Args:
-        app: the routes. key: None = none is needed. max_body_bytes: of requests.
-        larger_bodies: paths that take more. error_shapes: paths whose errors have another protocol's shape.
+        app: the routes.
+        gateway: admits requests. guard: refuses web pages that make a browser call without a key.
+        max_body_bytes, timeout_seconds: of one request; no time limit if None. larger_bodies: paths that take more.
+        error_shapes: paths whose errors have another protocol's shape.
     """
 
     def __init__(
         self,
         app: Application,
         *,
-        key: str | None,
+        gateway: Gateway,
+        guard: BrowserGuard,
         max_body_bytes: int,
+        timeout_seconds: float | None,
         larger_bodies: Mapping[str, int] | None = None,
         error_shapes: ErrorShapes | None = None,
     ) -> None:
         self._app = app
         self._error_shapes = error_shapes or ErrorShapes()
-        self._key = key.encode() if key else None
+        self._gateway = gateway
+        self._guard = guard
         self._max_body_bytes = max_body_bytes
         self._larger_bodies = dict(larger_bodies or {})
+        self._timeout_seconds = timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One ASGI call; everything but HTTP passes through."""
+        """One ASGI call; everything but HTTP passes through, and finds the gateway in its state."""
         if scope["type"] != "http":
+            scope.setdefault("state", {})["gateway"] = self._gateway
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        request_id = _request_id(headers)
-        scope.setdefault("state", {})["request_id"] = request_id
-        started = time.perf_counter()
-        response_started = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal response_started
-            if message["type"] == "http.response.start":
-                response_started = True
-                elapsed = round((time.perf_counter() - started) * 1000)
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    (b"request-id", request_id.encode()),  # as Anthropic calls it
-                    (b"openai-processing-ms", str(elapsed).encode()),
-                    (b"openai-version", b"2020-10-01"),
-                ]
-                facts = {"method": scope["method"], "path": scope["path"], "status": message["status"]}
-                line = "%(method)s %(path)s %(status)d %(milliseconds)d ms %(request_id)s"
-                facts |= {"milliseconds": elapsed, "request_id": request_id}
-                _log.info(line, facts, extra=facts)
-            await send(message)
-
+        exchange = _Exchange(scope, _request_id(headers), send)
+        scope.setdefault("state", {})["request_id"] = exchange.request_id
         try:
-            self._check_key(scope, headers)
-            limit = self._larger_bodies.get(scope["path"], self._max_body_bytes)
-            check_declared_size(headers, limit)
-            await self._app(scope, bounded(receive, limit), send_with_headers)
+            await self._answer(scope, headers, receive, exchange)
+        except ClientDisconnect:
+            pass  # there is nobody to tell; its status in the records is 499
         except Exception as error:
-            if response_started:
+            if exchange.status is not None:
                 raise  # the status is out; a stream reports its own errors as events
-            await send_error(error, send_with_headers, request_id, scope["path"], self._error_shapes)
+            await send_error(error, exchange.send, exchange.request_id, scope["path"], self._error_shapes)
+        finally:
+            if exchange.admission is not None:
+                exchange.admission.close(exchange.status or _CLIENT_GONE)
 
-    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if self._key is None or scope["path"] in _OPEN_PATHS:
+    async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: _Exchange) -> None:
+        largest = self._larger_bodies.get(scope["path"], self._max_body_bytes)
+        check_declared_size(headers, largest)
+        receive = bounded(receive, largest)
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, exchange.send)
             return
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
-        if not hmac.compare_digest(given, self._key):
-            reason = "the API key is wrong" if given else "no API key was sent"
-            raise ApiError(401, f"{reason}; send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
+        client = scope.get("client")
+        credentials = Credentials(_key(headers), client[0] if client else None)
+        route = f"{scope['method']} {scope['path']}"
+        admission = await self._gateway.open(credentials, route, request_id=exchange.request_id)
+        exchange.admission = admission
+        if admission.grant.key_id is None:
+            self._guard.check(headers)
+        await admission.begin()
+        scope["state"]["admission"] = admission
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                with acting(admission):
+                    await self._app(scope, receive, exchange.send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ApiError(
+                504,
+                f"the request took longer than {self._timeout_seconds:g} s (gateway.request_timeout_seconds); "
+                "ask for less, or as a stream",
+                code="request_timeout",
+            ) from None
 
 
 def check_declared_size(headers: dict[bytes, bytes], max_body_bytes: int) -> None:
@@ -130,6 +148,49 @@ def _too_large(size: int, max_body_bytes: int) -> ApiError:
         "storage.max_file_bytes)",
         code="request_too_large",
     )
+
+
+class _Exchange:
+    """One request and what has been sent for it."""
+
+    def __init__(self, scope: Scope, request_id: str, send: Send) -> None:
+        self.request_id = request_id
+        self.admission: Admission | None = None
+        self.status: int | None = None
+        self._scope = scope
+        self._send = send
+        self._started = time.perf_counter()
+
+    async def send(self, message: Message) -> None:
+        """Send on, with our headers."""
+        if message["type"] == "http.response.start":
+            scope, self.status = self._scope, message["status"]
+            elapsed = round((time.perf_counter() - self._started) * 1000)
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self.request_id.encode()),
+                (b"request-id", self.request_id.encode()),  # as Anthropic calls it
+                (b"openai-processing-ms", str(elapsed).encode()),
+                (b"openai-version", b"2020-10-01"),
+            ]
+            if self.admission is not None and self.admission.limits:
+                anthropic = scope["path"].startswith("/v1/messages")
+                message["headers"] += limit_headers(self.admission.limits, anthropic=anthropic)
+            facts = {"method": scope["method"], "path": scope["path"], "status": self.status}
+            line = "%(method)s %(path)s %(status)d %(milliseconds)d ms %(request_id)s"
+            facts |= {"milliseconds": elapsed, "request_id": self.request_id}
+            _log.info(line, facts, extra=facts)
+        await self._send(message)
+
+
+def _key(headers: dict[bytes, bytes]) -> bytes:
+    """The key of a request, from either of the headers that clients use."""
+    given = headers.get(b"x-api-key")
+    if given is None:
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() != b"bearer":
+            return b""
+    return given.strip()
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

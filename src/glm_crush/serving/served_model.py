@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.gateway.metering import metered
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec", "Watch"]
@@ -169,8 +171,9 @@ class ServedModel:
         return list(token_ids)
 
     def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Generation:
-        """Queue one request; see `GenerationEngine.submit`."""
-        deltas = self.engine.submit(uuid.uuid4().hex, prompt_token_ids, params)
+        """Queue one request on behalf of whoever is admitted; see `GenerationEngine.submit`, and `metered`."""
+        submit = partial(self.engine.submit, uuid.uuid4().hex, prompt_token_ids, params)
+        deltas = metered(submit, self.name, prompt_token_ids, params)
         for watch in self.watches:
             deltas = watch(self.name, params, deltas)
         return Generation(prompt_token_ids, deltas)

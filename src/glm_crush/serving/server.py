@@ -7,7 +7,6 @@ an error at once.
 from __future__ import annotations
 
 import ipaddress
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,38 +15,16 @@ from typing import TYPE_CHECKING
 
 from glm_crush.config import ApiSettings
 from glm_crush.errors import ConfigError
+from glm_crush.gateway_settings import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.applications import Starlette
 
-__all__ = ["bind", "check_exposure", "run_server", "server_url"]
+__all__ = ["bind", "run_server", "server_url"]
 
-_BACKLOG = 2048
 _SWITCH_SECONDS = 0.0005
-
-
-def check_exposure(settings: ApiSettings) -> None:
-    """Refuse to serve other machines without a key.
-
-    Raises:
-        ConfigError: the host is not loopback and there is no key.
-    """
-    if settings.key is None and not _is_loopback(settings.host):
-        raise ConfigError(
-            f"{settings.host} is reachable from other machines and no key is set; "
-            "give --api-key KEY (or GLM_API_KEY), or listen on 127.0.0.1"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager
@@ -71,51 +48,37 @@ def bind(settings: ApiSettings) -> Iterator[socket.socket]:
         yield bound
 
 
-def server_url(bound: socket.socket) -> str:
+def server_url(bound: socket.socket, *, secure: bool = False) -> str:
     """Where clients on this machine reach it."""
     host, port = bound.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def run_server(app: Starlette, bound: socket.socket, settings: ApiSettings, *, on_ready: Callable[[str], None]) -> None:
+def run_server(
+    app: Starlette,
+    bound: socket.socket,
+    settings: ApiSettings,
+    gateway: GatewaySettings | None = None,
+    *,
+    on_ready: Callable[[str], None],
+) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
-    `on_ready` is told the URL once requests are taken.
+    SIGHUP reads the certificate again. `on_ready` is told the URL once requests are taken.
+
+    Raises:
+        ConfigError: see `HttpServer`.
     """
-    import uvicorn
+    from glm_crush.serving.http_server import HttpServer
 
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        loop="uvloop",
-        log_config=None,
-        log_level="warning",
-        access_log=False,  # our own line carries the request id
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
-        server_header=False,
-    )
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                on_ready(server_url(bound))
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            """As uvicorn's, but a signal that led to an orderly stop is not raised again: the exit code is 0."""
-            handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
-
+    limits = gateway or GatewaySettings()
+    url = server_url(bound, secure=limits.tls_cert is not None)
+    server = HttpServer(app, bound, settings, limits, on_ready=lambda: on_ready(url))
     with _quick_thread_switches():
-        Server(config).run(sockets=[bound])
+        server.run()
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""The engine's door: what runs on behalf of a request is metered here, whatever protocol it came by.
+
+Above: `ServedModel.generate`, which every adapter calls. Below: the engine. Without an admission (Python's own API,
+tests, warm-up) nothing is metered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from glm_crush.engine.output import RequestDelta
+from glm_crush.serving.gateway.admission import Reservation, current_admission
+from glm_crush.types import SamplingParams, Usage
+
+__all__ = ["metered"]
+
+Submit = Callable[[], AsyncGenerator[RequestDelta, None]]
+
+
+async def metered(
+    submit: Submit, model: str, prompt_token_ids: Sequence[int], params: SamplingParams
+) -> AsyncGenerator[RequestDelta, None]:
+    """Reserve before `submit` is called, count what it yields, settle when it ends, however it ends.
+
+    Raises:
+        AccessDeniedError, RateLimitError: the key may not, or not now; nothing was queued.
+    """
+    admission = current_admission()
+    reservation: Reservation | None = None
+    if admission is not None:
+        most = None if params.max_tokens is None else params.max_tokens * params.n
+        reservation = await admission.reserve(model, len(prompt_token_ids), most)
+    stream = submit()
+    num_tokens = num_cached = 0
+    try:
+        async for delta in stream:
+            num_tokens += len(delta.token_ids)
+            if delta.stats is not None:
+                num_cached = max(num_cached, delta.stats.num_cached_tokens)
+            yield delta
+    except Exception:
+        if reservation is not None and not num_tokens:
+            reservation.cancel()  # refused, or failed: it costs nothing
+        raise
+    finally:
+        await stream.aclose()
+        if reservation is not None:  # a client that left before the first token pays for its prompt
+            reservation.settle(Usage(len(prompt_token_ids), num_tokens, num_cached))
