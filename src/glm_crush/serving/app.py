@@ -59,8 +59,8 @@ def create_app(
     served = models if isinstance(models, ServedModels) else ServedModels(models)
     limits = gateway_settings or GatewaySettings()
     door = build_gateway(settings, limits, database)
-    # The gateway is entered last, so that its records are written before the database is closed.
-    parts = [*parts, *(() if database is None else (StoredApis(database),)), door]
+    # What runs in the background is stopped before the gateway writes its last records.
+    parts = [*parts, door, *(() if database is None else (StoredApis(served, database, settings),))]
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
@@ -96,16 +96,18 @@ def create_app(
             ),
         ],
         exception_handlers={HTTPException: _raise_as_api_error},
-        lifespan=_lifespan(parts, on_shutdown),
+        lifespan=_lifespan(parts, database, on_shutdown),
     )
 
 
 def _lifespan(
-    parts: Sequence[ServerPart], on_shutdown: Callable[[], None] | None
+    parts: Sequence[ServerPart], database: LazyDatabase | None, on_shutdown: Callable[[], None] | None
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
+            if database is not None:
+                running.push_async_callback(database.close)  # after all parts have written what they had to
             for part in parts:
                 await running.enter_async_context(part.running())
             yield
