@@ -31,6 +31,7 @@ from glm_crush.serving.errors import error_reply
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.observability.server_metrics import ServerMetrics
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.serving.openai.responses.protocol import ResponseRequest
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.formats import choose_format
@@ -155,6 +156,11 @@ def test_every_route_is_in_a_page_of_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields}))
 def test_every_request_parameter_is_in_the_server_page(field: str) -> None:
     assert f"`{field}`" in page("openai-server.md").split("## Parameters")[1].split("## Errors")[0]
+
+
+@pytest.mark.parametrize("field", sorted(ResponseRequest.model_fields))
+def test_every_parameter_of_responses_is_in_its_page(field: str) -> None:
+    assert f"`{field}`" in page("apis/responses.md").split("## Parameters")[1]
 
 
 @pytest.mark.parametrize("name", ERROR_CLASSES)

@@ -16,21 +16,19 @@ from glm_crush.config import ApiSettings, StorageSettings
 from glm_crush.serving.app import create_app
 from glm_crush.serving.openai.responses.items import chat_messages, checked_items
 from glm_crush.storage.lazy import LazyDatabase
-from tests.serving.test_tools_and_formats import ANSWER, FLAG, models
+from tests.serving.test_tools_and_formats import ANSWER, FLAG
 
 pytestmark = [pytest.mark.requirement("S1"), pytest.mark.requirement("E2")]
-
-__all__ = ["models"]
 
 TOOL = {"type": "function", **FLAG["function"]}
 SCHEMA: Any = {"format": {"type": "json_schema", "name": "answer", "schema": ANSWER, "strict": True}}
 
 
 @pytest.fixture
-def api(models: Any, loopback_server: Any, glm_home: Path) -> Iterator[openai.OpenAI]:
+def api(glm_models: Any, loopback_server: Any, glm_home: Path) -> Iterator[openai.OpenAI]:
     url, current = loopback_server
     database = LazyDatabase(StorageSettings(), glm_home)
-    current.app = create_app(models, ApiSettings(), database=database)
+    current.app = create_app(glm_models, ApiSettings(), database=database)
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
     asyncio.run(database.close())
@@ -76,7 +74,8 @@ def test_a_call_is_answered_in_the_next_response(api: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("effort", ["none", "high"])
 def test_a_format_is_kept_with_thinking_and_without(api: openai.OpenAI, effort: Any) -> None:
-    events = list(create(api, text=SCHEMA, reasoning={"effort": effort}, max_output_tokens=400, stream=True))
+    wish: Any = {"text": SCHEMA, "reasoning": {"effort": effort}, "max_output_tokens": 400}
+    events = list(create(api, model="glm47", stream=True, **wish))
     response = events[-1].response
     if response.status == "completed":
         assert set(json.loads(response.output_text)) == {"colour", "sure"}
@@ -87,8 +86,9 @@ def test_a_format_is_kept_with_thinking_and_without(api: openai.OpenAI, effort: 
 
 
 def test_reasoning_is_an_item_of_its_own_or_its_summary(api: openai.OpenAI) -> None:
-    plain = list(create(api, reasoning={"effort": "high"}, max_output_tokens=20, stream=True))
-    summed = list(create(api, reasoning={"effort": "high", "summary": "auto"}, max_output_tokens=20, stream=True))
+    wish: Any = {"model": "glm47", "max_output_tokens": 20, "stream": True}
+    plain = list(create(api, reasoning={"effort": "high"}, **wish))
+    summed = list(create(api, reasoning={"effort": "high", "summary": "auto"}, **wish))
     text = "".join(event.delta for event in plain if event.type == "response.reasoning_text.delta")
     summary = "".join(event.delta for event in summed if event.type == "response.reasoning_summary_text.delta")
     item, summed_item = plain[-1].response.output[0], summed[-1].response.output[0]

@@ -98,8 +98,8 @@ class ResponseService:
         chain = await self.store.chain(tenant, previous_id)
         if chain is None:
             raise InvalidParameterError(
-                f"previous_response_id is {previous_id!r:.80}, and it or a response before it is not stored, or not any "
-                "more; send the whole conversation as input",
+                f"previous_response_id is {previous_id!r:.80}, and it or a response before it is not stored any more, "
+                "or never was; send the whole conversation as input",
                 parameter="previous_response_id",
             )
         last = chain[-1]
