@@ -22,6 +22,7 @@ run: $(VENV)/.run native  ## fetch the default model, pack it and serve it on po
 	@$(BIN)/glm serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.dev native  ## all tests (no network, no PyTorch); ARGS="-k name" to choose
+	@scripts/install_test_tools.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev native  ## ruff, mypy --strict, import layers, file sizes, symbols of the native core

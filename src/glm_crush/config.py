@@ -29,6 +29,7 @@ from glm_crush.gateway_settings import GatewaySettings
 
 __all__ = [
     "ApiSettings",
+    "CacheSettings",
     "CrushSettings",
     "GatewaySettings",
     "ModelSettings",
@@ -105,6 +106,19 @@ class ApiSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Answers that are given again without being computed again."""
+
+    enabled: bool = _setting(True, "whether deterministic answers are kept and given again: true or false")
+    max_bytes: int = _setting(64 * 2**20, "memory for kept answers", low=0)
+    ttl_seconds: float = _setting(3600.0, "how long an answer is kept", low=1)
+    persist: bool = _setting(True, "whether answers outlive a restart, in the database: true or false")
+    redis_url: str | None = _setting(
+        None, "Redis that keeps the answers of several servers, redis://host:port/0; takes the place of the database"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObservabilitySettings:
     """What operators see of a server."""
 
@@ -161,6 +175,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     crush: CrushSettings = field(default_factory=CrushSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
@@ -320,6 +335,7 @@ def _sections() -> dict[str, type]:
         "model": ModelSettings,
         "crush": CrushSettings,
         "api": ApiSettings,
+        "cache": CacheSettings,
         "observability": ObservabilitySettings,
         "gateway": GatewaySettings,
         "store": StoreSettings,

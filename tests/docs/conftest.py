@@ -17,6 +17,7 @@ from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.observability.part import Observability
+from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
@@ -90,7 +91,7 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) 
             model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
             engines.append(engine)
             models = ServedModels([model])
-            parts = [Observability(models, settings.observability)]
+            parts = [Observability(models, settings.observability), ResponseCache(models, settings.cache)]
             current.app = create_app(models, settings.api, database=database, parts=parts)
         return str(url.rpartition(":")[2])
 

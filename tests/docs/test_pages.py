@@ -20,6 +20,7 @@ from glm_crush.config import (
     FOREIGN_VARIABLES,
     SHORT_VARIABLES,
     ApiSettings,
+    CacheSettings,
     ObservabilitySettings,
     Settings,
     StorageSettings,
@@ -32,6 +33,7 @@ from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.observability.server_metrics import ServerMetrics
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
+from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.formats import choose_format
@@ -128,7 +130,7 @@ def server_pages() -> str:
 def whole_app(database: LazyDatabase) -> Starlette:
     """A server with every part."""
     models = ServedModels()
-    parts = [Observability(models, ObservabilitySettings())]
+    parts = [Observability(models, ObservabilitySettings()), ResponseCache(models, CacheSettings())]
     return create_app(models, ApiSettings(), database=database, parts=parts)
 
 

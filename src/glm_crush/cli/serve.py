@@ -47,6 +47,8 @@ def serve(
     from glm_crush.serving.local_model import serve_loaded_model
     from glm_crush.serving.observability.logs import configure_logs
     from glm_crush.serving.observability.part import Observability
+    from glm_crush.serving.part import ServerPart
+    from glm_crush.serving.response_cache.part import ResponseCache
     from glm_crush.serving.served_models import ServedModels
     from glm_crush.serving.server import bind, run_server
     from glm_crush.storage.lazy import LazyDatabase
@@ -73,7 +75,9 @@ def serve(
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
         database = LazyDatabase(settings.storage, settings.store.home)
         models = ServedModels([served])
-        parts = [Observability(models, settings.observability)]
+        parts: list[ServerPart] = [Observability(models, settings.observability)]
+        if settings.cache.enabled:
+            parts.append(ResponseCache(models, settings.cache, database))
         app = create_app(
             models,
             settings.api,

@@ -94,6 +94,7 @@ def create_app(
                 timeout_seconds=limits.request_timeout_seconds,
                 error_shapes=ErrorShapes(ANTHROPIC_ERRORS),
             ),
+            *(middleware for part in parts for middleware in part.inner_middleware()),
         ],
         exception_handlers={HTTPException: _raise_as_api_error},
         lifespan=_lifespan(parts, database, on_shutdown),

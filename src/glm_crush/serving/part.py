@@ -26,6 +26,10 @@ class ServerPart:
         """What every HTTP request passes on its way in, outermost first; around the error bodies."""
         return ()
 
+    def inner_middleware(self) -> Sequence[Middleware]:
+        """What admitted requests pass just before the routes, outermost first; its exceptions become error bodies."""
+        return ()
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """Entered before the first request, left after the last one."""
         return _nothing()

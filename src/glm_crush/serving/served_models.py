@@ -64,6 +64,18 @@ class ServedModels:
         finally:
             self._num_users[model.name] -= 1
 
+    def identity(self, name: str | None) -> tuple[str, str, bool] | None:
+        """Name and fingerprint of the model that a request would get, and whether it is greedy by default.
+
+        None if there is no such model. Nothing is loaded for it.
+        """
+        model = self._models.get(name or "")
+        if model is None:
+            if name not in (None, "", "default") or not self._models:
+                return None
+            model = self.default
+        return model.name, model.fingerprint, model.default_params.temperature == 0
+
     def watch_generations(self, *watches: Watch) -> None:
         """Let `watches` see the generations of every model from now on."""
         self._models = {name: replace(model, watches=watches) for name, model in self._models.items()}

@@ -1,0 +1,1 @@
+"""The response cache in front of the routes: which requests it may answer, and how."""

@@ -1,0 +1,105 @@
+"""Which requests may be answered from the cache, and what makes two of them the same.
+
+Above: `middleware`. Below: `glm_crush.cache.exact`. Only answers that the engine would give again are kept: greedy
+ones, seeded ones, embeddings; or those whose caller says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic_core import from_json
+
+from glm_crush.cache.exact import canonical_key
+
+__all__ = ["CacheWish", "cache_wish", "is_cacheable_path", "may_keep", "read_object", "reply_key"]
+
+# Fields that change who hears of the answer, not the answer.
+_IRRELEVANT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "keep_alive"})
+
+
+def _seeded(parameters: object, greedy_default: bool) -> bool:
+    if not isinstance(parameters, Mapping):
+        return greedy_default
+    temperature = parameters.get("temperature")
+    greedy = greedy_default if temperature is None else temperature == 0
+    return greedy or parameters.get("seed") is not None
+
+
+# path -> the field that holds its sampling parameters ("" = the body itself); None = there is no chance in the answer
+_SAMPLING: Mapping[str, str | None] = {
+    "/v1/chat/completions": "",
+    "/v1/completions": "",
+    "/v1/messages": "",
+    "/api/chat": "options",
+    "/api/generate": "options",
+    "/v1/embeddings": None,
+    "/v1/rerank": None,
+    "/v1/score": None,
+    "/api/embed": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWish:
+    """What a caller's headers say.
+
+    Attributes:
+        read: it takes a kept answer. write: its answer may be kept. force: even if it could come out otherwise.
+    """
+
+    read: bool = True
+    write: bool = True
+    force: bool = False
+
+
+def cache_wish(headers: Mapping[bytes, bytes]) -> CacheWish:
+    """What the headers of a request ask for.
+
+    `cache-control: no-store` passes the cache by, `no-cache` renews; `x-glm-cache: force` keeps what is not seeded.
+    """
+    control = headers.get(b"cache-control", b"").lower()
+    return CacheWish(
+        read=b"no-store" not in control and b"no-cache" not in control,
+        write=b"no-store" not in control,
+        force=headers.get(b"x-glm-cache", b"").strip().lower() == b"force",
+    )
+
+
+def is_cacheable_path(method: str, path: str) -> bool:
+    """Whether a route's answers can be kept at all."""
+    return method == "POST" and path in _SAMPLING
+
+
+def read_object(body: bytes) -> Mapping[str, Any] | None:
+    """The JSON object of a body; None if it is something else, which the route will refuse."""
+    try:
+        value = from_json(body)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def may_keep(path: str, body: Mapping[str, Any], *, greedy_default: bool) -> bool:
+    """Whether the engine would answer the same again."""
+    field = _SAMPLING[path]
+    return field is None or _seeded(body.get(field) if field else body, greedy_default)
+
+
+def reply_key(
+    kind: Literal["exact", "context"],
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    tenant: str,
+    model: str,
+    fingerprint: str,
+    epoch: int,
+) -> str:
+    """One key for requests whose answers are the same."""
+    relevant = {name: value for name, value in body.items() if name not in _IRRELEVANT and name != "model"}
+    return canonical_key(
+        kind=kind, path=path, tenant=tenant, model=model, fingerprint=fingerprint, epoch=epoch, body=relevant
+    )
