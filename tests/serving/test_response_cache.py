@@ -16,6 +16,7 @@ from tests.serving.scripted import RunningServer, ScriptedEngine
 
 pytestmark = pytest.mark.requirement("S5")
 
+BEARER = {"authorization": "Bearer boot"}  # the operator's own key: /admin asks for it
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 
 
@@ -23,14 +24,16 @@ CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "t
 def cached(start_server: Callable[..., Any]) -> Callable[..., RunningServer]:
     def start(engine: ScriptedEngine | None = None, **settings: Any) -> RunningServer:
         chosen = CacheSettings(persist=False)
-        server: RunningServer = start_server(engine, parts=lambda m: [ResponseCache(m, chosen)], **settings)
+        server: RunningServer = start_server(engine, parts=lambda m: [ResponseCache(m, chosen)], key="boot", **settings)
         return server
 
     return start
 
 
 def post(server: RunningServer, body: dict[str, Any], path: str = "/v1/chat/completions", **headers: str) -> Any:
-    reply = httpx2.post(f"{server.url}{path}", json=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    reply = httpx2.post(
+        f"{server.url}{path}", json=body, headers=BEARER | {k.replace("_", "-"): v for k, v in headers.items()}
+    )
     return reply, reply.headers.get("x-glm-cache")
 
 
@@ -141,7 +144,7 @@ def test_callers_who_ask_at_the_same_time_share_one_computation(cached: Callable
         first = pool.submit(post, server, CHAT)
         assert asked.wait(20)
         others = [pool.submit(post, server, CHAT) for _ in range(3)]
-        while httpx2.get(f"{server.url}/admin/v1/cache").json()["outcomes"]["joined"] < 3:
+        while httpx2.get(f"{server.url}/admin/v1/cache", headers=BEARER).json()["outcomes"]["joined"] < 3:
             pass
         gate.set()
         results = [future.result() for future in (first, *others)]
@@ -154,10 +157,10 @@ def test_a_computation_goes_on_for_its_listeners_and_ends_with_the_last(cached: 
     server = cached(ScriptedEngine(hold_after=1))
     body = CHAT | {"stream": True}
     with httpx2.Client() as one, httpx2.Client() as two:
-        first = one.stream("POST", f"{server.url}/v1/chat/completions", json=body)
+        first = one.stream("POST", f"{server.url}/v1/chat/completions", json=body, headers=BEARER)
         with first:
             assert server.engine.holding.wait(20)
-            second = two.stream("POST", f"{server.url}/v1/chat/completions", json=body)
+            second = two.stream("POST", f"{server.url}/v1/chat/completions", json=body, headers=BEARER)
             reply = second.__enter__()
             assert reply.headers["x-glm-cache"] == "joined"
         assert not server.engine.closed.is_set()
@@ -169,7 +172,7 @@ def test_the_operator_sees_and_clears_the_cache(cached: Callable[..., RunningSer
     server = cached()
     post(server, CHAT)
     post(server, CHAT)
-    described = httpx2.get(f"{server.url}/admin/v1/cache").json()
+    described = httpx2.get(f"{server.url}/admin/v1/cache", headers=BEARER).json()
     assert (described["entries"], described["outcomes"]["hit"], described["outcomes"]["miss"]) == (1, 1, 1)
-    assert httpx2.delete(f"{server.url}/admin/v1/cache").json()["epoch"] == 1
+    assert httpx2.delete(f"{server.url}/admin/v1/cache", headers=BEARER).json()["epoch"] == 1
     assert post(server, CHAT)[1] == "miss"
