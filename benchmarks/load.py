@@ -69,13 +69,13 @@ def random_prompts(count: int, length: int, seed: int, *, shared: int = 0) -> li
     return [head + random.integers(FIRST_ID, LAST_ID, length - shared).tolist() for _ in range(count)]
 
 
-def play(host: str, port: int, workload: Workload) -> LoadResult:
+def play(host: str, port: int, workload: Workload, *, key: str = "none") -> LoadResult:
     """Send the workload to a server and wait for all replies."""
-    return asyncio.run(_play(host, port, workload))
+    return asyncio.run(_play(host, port, workload, key))
 
 
-async def _play(host: str, port: int, workload: Workload) -> LoadResult:
-    todo = [_request_bytes(host, port, prompt, workload.output_tokens) for prompt in workload.prompts][::-1]
+async def _play(host: str, port: int, workload: Workload, key: str) -> LoadResult:
+    todo = [_request_bytes(host, port, prompt, workload.output_tokens, key) for prompt in workload.prompts][::-1]
     first_token: list[float] = []
     total: list[float] = []
     gaps: list[float] = []
@@ -113,7 +113,7 @@ def _check_length(data: bytes, expected: int, port: int) -> None:
         raise SystemExit(f"the server at port {port} wrote {usage['completion_tokens']} tokens instead of {expected}")
 
 
-def _request_bytes(host: str, port: int, prompt: Sequence[int], output_tokens: int) -> bytes:
+def _request_bytes(host: str, port: int, prompt: Sequence[int], output_tokens: int, key: str) -> bytes:
     body = json.dumps(
         {
             "model": "default",
@@ -125,8 +125,8 @@ def _request_bytes(host: str, port: int, prompt: Sequence[int], output_tokens: i
             "stream_options": {"include_usage": True},
         }
     ).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def _events(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
