@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("roofline", "decode", "prefill", "shapes", "int8_vs_fp32", "perplexity", "start", "serving")
+SCRIPTS = ("roofline", "decode", "prefill", "shapes", "int8_vs_fp32", "perplexity", "start", "serving", "cached")
 
 
 def main() -> int:
