@@ -119,6 +119,7 @@ def scripted_model(engine: ScriptedEngine) -> ServedModel:
 class RunningServer:
     url: str
     engine: ScriptedEngine
+    stop: Callable[[], None] = lambda: None
     server: Any = None  # uvicorn's, of a server that is the test's own
 
 

@@ -16,9 +16,10 @@ from glm_crush.serving.app import create_app
 from glm_crush.serving.http_server import HttpServer
 from glm_crush.serving.server import bind, server_url
 from glm_crush.storage.lazy import LazyDatabase
-from tests.serving.scripted import RunningServer, ScriptedEngine, scripted_model
+from tests.serving.scripted import RunningServer, ScriptedEngine, scripted_engine, scripted_model
+from tests.storage.databases import database_url, open_database, postgres_server
 
-__all__ = ["ADMIN", "serve"]
+__all__ = ["ADMIN", "database_url", "open_database", "postgres_server", "scripted_engine", "serve"]
 
 ADMIN = {"authorization": "Bearer operator"}
 Serve = Callable[..., RunningServer]
@@ -47,13 +48,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             thread = threading.Thread(target=server.run, daemon=True)
             thread.start()
             assert ready.wait(20)
-            running = RunningServer(server_url(bound, secure=limits.tls_cert is not None), engine, server)
 
             def stop() -> None:
                 server.should_exit = True
                 thread.join(20)
+                assert not thread.is_alive()
 
             stack.callback(stop)
-            return running
+            return RunningServer(server_url(bound, secure=limits.tls_cert is not None), engine, stop, server)
 
         yield start

@@ -21,7 +21,7 @@ from glm_crush.serving.gateway.key_watch import KeyWatch
 from glm_crush.serving.gateway.ledger import AuditEntry
 from glm_crush.serving.gateway.records import Grant
 from glm_crush.serving.gateway.scopes import SCOPES, scope_of
-from glm_crush.serving.gateway.secrets import SecretHasher
+from glm_crush.serving.gateway.secrets import SecretHasher, is_ours
 
 __all__ = ["ANONYMOUS", "BOOTSTRAP_KEY_ID", "Credentials", "Gateway"]
 
@@ -142,7 +142,8 @@ class Gateway:
         if key:
             digest = self._hasher.digest(key)
             grant, expired = self.ring.find(digest, self.books.now())
-            if grant is None and not expired and self._watch is not None and await self._watch.refresh():
+            if grant is None and not expired and self._watch is not None and is_ours(key):
+                await self._watch.refresh()
                 grant, expired = self.ring.find(digest, self.books.now())
             if grant is not None:
                 return grant

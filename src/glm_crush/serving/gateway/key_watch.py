@@ -70,28 +70,29 @@ class KeyWatch:
         """What a key had used of a budget when it was last looked up."""
         return 0 if self._spent is None else self._spent.amount(owner, name, window)
 
-    async def refresh(self) -> bool:
-        """Look now, unless that was done a moment ago; whether the ring has changed.
+    async def refresh(self) -> None:
+        """Make sure that the ring is not older than this call.
 
-        A key that was made a moment ago by another process works at once, and guessing costs ten looks a second.
+        A key that another process made a moment ago works at once. Whoever guesses causes ten looks a second and waits.
 
         Raises:
             StorageError: keys have never been read, so that nobody can say whether one is right.
         """
-        if self._is_loaded and time.monotonic() - self._looked_at < _SOONEST_REFRESH_SECONDS:
-            return False
-        before = self._revision
+        called_at = time.monotonic()
+        if self._is_loaded:
+            await asyncio.sleep(max(0.0, self._looked_at + _SOONEST_REFRESH_SECONDS - called_at))
         try:
-            await self.look()
+            await self.look(unless_since=called_at)
         except GlmError as error:
             if not self._is_loaded:
                 raise StorageError(f"keys cannot be checked: {error}") from error
             _log.error("keys cannot be looked up; those known go on working: %s", error)
-        return self._revision != before
 
-    async def look(self) -> None:
-        """Look now. Raises StorageError."""
+    async def look(self, *, unless_since: float = float("inf")) -> None:
+        """Look now, unless somebody did since a time. Raises StorageError."""
         async with self._lock:
+            if self._is_loaded and self._looked_at > unless_since:
+                return
             self._looked_at = time.monotonic()
             stores = await self._open_stores()
             if stores is not None:

@@ -9,16 +9,18 @@ tens of milliseconds (docs/decisions/keys.md).
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import string
 from dataclasses import dataclass
 
-__all__ = ["NewSecret", "SecretHasher", "new_secret", "public_part"]
+__all__ = ["NewSecret", "SecretHasher", "is_ours", "new_secret"]
 
 _ALPHABET = string.ascii_letters + string.digits
 _PREFIX = "glm"
 _PUBLIC_CHARACTERS = 8
 _RANDOM_CHARACTERS = 43  # of 62 letters and digits: 256 bits
+_FORM = re.compile(rb"%b_[A-Za-z0-9]{%d}_[A-Za-z0-9]{%d}" % (_PREFIX.encode(), _PUBLIC_CHARACTERS, _RANDOM_CHARACTERS))
 _DEFAULT_HASH_KEY = b"glm-crush key v1"
 
 
@@ -36,11 +38,9 @@ def new_secret() -> NewSecret:
     return NewSecret(f"{prefix}_{_random(_RANDOM_CHARACTERS)}", prefix)
 
 
-def public_part(text: str) -> str | None:
-    """The part of a key of ours that may be shown; None when it is not of our making."""
-    parts = text.split("_")
-    is_ours = len(parts) == 3 and parts[0] == _PREFIX and len(parts[2]) == _RANDOM_CHARACTERS
-    return "_".join(parts[:2]) if is_ours else None
+def is_ours(text: bytes) -> bool:
+    """Whether a text has the form of our keys; others need not be looked up anywhere."""
+    return _FORM.fullmatch(text) is not None
 
 
 def _random(length: int) -> str:
