@@ -101,6 +101,13 @@ class ApiSettings:
     key: str | None = _setting(None, "key that clients send as 'Authorization: Bearer KEY'", secret=True)
     max_body_bytes: int = _setting(16 * 2**20, "largest request body", low=1)
     ping_interval_seconds: float = _setting(15.0, "a stream silent for this long gets a comment line", low=0.01)
+    engine_process: bool = _setting(True, "whether the engine runs in a process of its own: true or false")
+    engine_hang_seconds: float = _setting(60.0, "an engine process silent for this long is ended", low=0.1)
+    engine_wait_seconds: float = _setting(10.0, "how long requests wait for an engine that is coming back", low=0)
+    engine_restarts_per_minute: int = _setting(10, "more deaths of the engine than this make the server wait", low=1)
+    resume_streams: bool = _setting(
+        False, "whether a stream that had begun goes on when its engine dies, or ends with an error: true or false"
+    )
     shutdown_timeout_seconds: float = _setting(30.0, "how long running requests may finish when stopping", low=0)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least serious message that is logged")
 

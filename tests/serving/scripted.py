@@ -62,7 +62,7 @@ class ScriptedEngine:
     holding: threading.Event = field(default_factory=threading.Event)
 
     async def submit(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, *, resume: bool = False
     ) -> AsyncGenerator[RequestDelta, None]:
         if self.refuse is not None:
             raise self.refuse

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from glm_crush.types import FinishReason
 
-__all__ = ["EngineMetrics"]
+__all__ = ["EngineMetrics", "sum_of_metrics"]
 
 
 @dataclass
@@ -39,3 +40,16 @@ class EngineMetrics:
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
     num_finished: dict[FinishReason, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})
+
+
+def sum_of_metrics(first: EngineMetrics, second: EngineMetrics) -> EngineMetrics:
+    """The counters of two engines that worked one after the other."""
+    return EngineMetrics(
+        **{spec.name: _sum(getattr(first, spec.name), getattr(second, spec.name)) for spec in fields(EngineMetrics)}
+    )
+
+
+def _sum(first: Any, second: Any) -> Any:
+    if isinstance(first, dict):
+        return {key: first.get(key, 0) + second.get(key, 0) for key in {**first, **second}}
+    return first + second

@@ -127,7 +127,7 @@ class ChatTurn:
 
     async def result(self) -> TurnResult:
         """The whole turn. Raises as `deltas` does."""
-        deltas = self.model.generate(self.prompt_token_ids, self.params).deltas
+        deltas = self.model.generate(self.prompt_token_ids, self.params, whole=True).deltas
         collector = OutputCollector("turn", self.prompt_token_ids, n=self.params.n)
         try:
             with self._naming_the_messages():

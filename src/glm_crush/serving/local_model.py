@@ -1,4 +1,4 @@
-"""A loaded model with its engine in this process, as the protocol adapters see it.
+"""A loaded model with its engine, as the protocol adapters see it.
 
 Above: `glm serve`. Below: `engine`, `chat`, `models`.
 """
@@ -12,40 +12,81 @@ from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
 from glm_crush.engine.async_engine import AsyncEngine
 from glm_crush.engine.build import MakeExecutor, build_engine
+from glm_crush.engine.process.engine_process import EngineProcess, Supervision
+from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
 from glm_crush.engine.sampling_defaults import sampling_defaults
 from glm_crush.models.loader import LoadedModel
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_model import Grammars, ServedModel
 
 __all__ = ["serve_loaded_model"]
 
 
 def serve_loaded_model(
     name: str, loaded: LoadedModel, settings: Settings, *, make_executor: MakeExecutor | None = None
-) -> tuple[ServedModel, AsyncEngine]:
-    """Start an engine for a loaded model; the caller closes the engine.
+) -> tuple[ServedModel, AsyncEngine | EngineProcess]:
+    """Start an engine for a loaded model, in a process of its own or in a thread; the caller closes the engine.
 
     Args:
         name: what clients call the model.
         loaded: the model, its weights mapped.
-        settings: engine and context.
-        make_executor: what runs the model; None = the native executor.
+        settings: engine, context, and where the engine runs.
+        make_executor: what runs the model, in this process; None = the native executor.
 
     Raises:
         ConfigError: settings, model and memory do not go together.
+        EngineError: the engine's process died while it loaded the model.
     """
-    built = build_engine(loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor)
+    engine: AsyncEngine | EngineProcess
+    grammars: Grammars
+    if settings.api.engine_process and make_executor is None:
+        engine = grammars = _start_engine_process(loaded, settings)
+        codec, replies = _codec(loaded)  # meanwhile the child loads the model too
+        max_context = _context_of(engine)
+    else:
+        built = build_engine(
+            loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
+        )
+        engine, grammars, max_context = AsyncEngine(built.engine), built.grammars, built.cache.max_context
+        codec, replies = _codec(loaded)
     header = loaded.packed.header
-    engine = AsyncEngine(built.engine)
-    codec = PromptCodec.for_model(loaded)
     model = ServedModel(
         name=name,
         engine=engine,
         codec=codec,
-        replies=ReplyFormat(codec),
-        grammars=built.grammars,
-        context_length=built.cache.max_context,
+        replies=replies,
+        grammars=grammars,
+        context_length=max_context,
         vocab_size=loaded.compiled.program.vocab_size,
         default_params=sampling_defaults(loaded.generation_config),
+        resume_streams=settings.api.resume_streams,
         fingerprint=f"glm-crush-{installed_version('glm-crush')}-{header.weight_format}-{header.source_hash[:8]}",
     )
     return model, engine
+
+
+def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProcess:
+    """A child that maps the same packed file; it may not be ready yet."""
+    api = settings.api
+    return EngineProcess(
+        MAKE,
+        packed_engine_arguments(loaded.packed.path, settings.crush, settings.model.context_length),
+        max_queue_size=settings.crush.max_queue_size,
+        supervision=Supervision(
+            hang_seconds=api.engine_hang_seconds,
+            wait_seconds=api.engine_wait_seconds,
+            max_restarts_per_minute=api.engine_restarts_per_minute,
+        ),
+    )
+
+
+def _codec(loaded: LoadedModel) -> tuple[PromptCodec, ReplyFormat]:
+    codec = PromptCodec.for_model(loaded)
+    return codec, ReplyFormat(codec)
+
+
+def _context_of(engine: EngineProcess) -> int:
+    try:
+        return engine.wait_until_ready().max_context
+    except BaseException:
+        engine.close()
+        raise

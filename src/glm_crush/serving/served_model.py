@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from glm_crush.chat.reply_format import ReplyFormat
-from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.gateway.metering import metered
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
-__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "ServedModel", "TextCodec", "Watch"]
+__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "Grammars", "ServedModel", "TextCodec", "Watch"]
 
 # Rendering and encoding less than this takes well under a millisecond: not worth a thread switch.
 _INLINE_CHARACTERS = 2_000
@@ -30,9 +29,11 @@ class GenerationEngine(Protocol):
     """What serving needs of an engine."""
 
     def submit(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams
+        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, *, resume: bool = False
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
+
+        An engine that can be replaced goes on with a reply that has begun if `resume` allows it.
 
         Raises:
             RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.
@@ -52,6 +53,18 @@ class Watch(Protocol):
         self, model: str, params: SamplingParams, deltas: AsyncGenerator[RequestDelta, None]
     ) -> AsyncGenerator[RequestDelta, None]:
         """The same deltas; closing the returned generator closes `deltas`."""
+        ...
+
+
+class Grammars(Protocol):
+    """Checks forms of replies; called off the event loop."""
+
+    def check(self, structured: StructuredOutput) -> None:
+        """Compile a grammar, so that the engine has it ready.
+
+        Raises:
+            InvalidParameterError: it cannot be used; says what is wrong.
+        """
         ...
 
 
@@ -115,6 +128,7 @@ class ServedModel:
         default_params: the model's published sampling defaults, for what a request leaves out.
         replies: how it writes reasoning and calls; None = its replies are text. grammars: what replies can be held to;
             None = they are free.
+        resume_streams: whether replies that a client has begun to read may be gone on with by another engine.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
         watches: see every generation, the first one closest to the engine.
     """
@@ -126,8 +140,9 @@ class ServedModel:
     vocab_size: int
     default_params: SamplingParams = field(default_factory=SamplingParams)
     replies: ReplyFormat | None = None
-    grammars: GrammarCompiler | None = None
+    grammars: Grammars | None = None
     fingerprint: str = "glm-crush"
+    resume_streams: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     watches: tuple[Watch, ...] = ()
 
@@ -170,9 +185,13 @@ class ServedModel:
                 )
         return list(token_ids)
 
-    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Generation:
-        """Queue one request on behalf of whoever is admitted; see `GenerationEngine.submit`, and `metered`."""
-        submit = partial(self.engine.submit, uuid.uuid4().hex, prompt_token_ids, params)
+    def generate(self, prompt_token_ids: Sequence[int], params: SamplingParams, *, whole: bool = False) -> Generation:
+        """Queue one request on behalf of whoever is admitted; see `GenerationEngine.submit`, and `metered`.
+
+        `whole`: nobody sees the reply before it has ended.
+        """
+        resume = whole or self.resume_streams
+        submit = partial(self.engine.submit, uuid.uuid4().hex, prompt_token_ids, params, resume=resume)
         deltas = metered(submit, self.name, prompt_token_ids, params)
         for watch in self.watches:
             deltas = watch(self.name, params, deltas)

@@ -49,7 +49,7 @@ class Completions:
         head = new_head("cmpl", model)
         exchange = Exchange(
             request,
-            [model.generate(prompt, params) for prompt in prompts],
+            [model.generate(prompt, params, whole=not request.stream) for prompt in prompts],
             replies_per_prompt=params.n,
             prompt_name="prompt",
             ping_interval_seconds=self._ping_interval,

@@ -1,0 +1,232 @@
+"""The child's side: an engine that is fed and read through a socket, on one thread.
+
+Above: `__main__`. Below: `Engine`. Between two steps it takes what the parent has sent; after each step it sends one
+frame with all deltas. A parent that does not read makes the send wait, so the engine never runs ahead of it. Only
+grammars are compiled beside the steps, in a thread of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import select
+import socket
+import time
+from array import array
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Protocol
+
+from glm_crush.engine.cache_plan import CachePlan
+from glm_crush.engine.engine import Engine
+from glm_crush.engine.grammar import GrammarCompiler
+from glm_crush.engine.output import RequestDelta
+from glm_crush.engine.process.wire import (
+    Abort,
+    Checked,
+    CheckGrammar,
+    Failed,
+    FrameReader,
+    FromChild,
+    FromParent,
+    Ready,
+    Refused,
+    Start,
+    Status,
+    Step,
+    Submit,
+    WireError,
+    decode_from_parent,
+    encode,
+)
+from glm_crush.errors import ConfigError, GlmError, InvalidParameterError
+from glm_crush.types import StructuredOutput
+
+__all__ = ["EngineHost", "HostedEngine"]
+
+_log = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 0.25  # while it computes
+_IDLE_SECONDS = 1.0  # between signs of life while it does not
+_READ_BYTES = 2**18
+
+
+class HostedEngine(Protocol):
+    """What a `make` function returns; `BuiltEngine` is one."""
+
+    @property
+    def engine(self) -> Engine:
+        """Steps the requests."""
+
+    @property
+    def cache(self) -> CachePlan:
+        """What the parent is told about its size."""
+
+    @property
+    def grammars(self) -> GrammarCompiler | None:
+        """What replies can be held to."""
+
+
+class _ParentGoneError(Exception):
+    pass
+
+
+class EngineHost:
+    """Builds the engine that the parent asks for and serves it until told to stop, or until the parent is gone.
+
+    Args:
+        link: the child's end of the socket pair; blocking.
+    """
+
+    def __init__(self, link: socket.socket, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._link = link
+        self._clock = clock
+        self._reader = FrameReader()
+        self._compilations: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake, self._waker = socket.socketpair()
+        self._poll = select.poll()
+        for source in (link, self._wake):
+            self._poll.register(source, select.POLLIN)
+        self._compiling: set[str] = set()  # ids of requests whose grammar is not ready
+        self._pool: ThreadPoolExecutor | None = None
+        self._status_due = 0.0
+        self._closing = False
+
+    def run(self) -> int:
+        """The whole life of the child; returns its exit status."""
+        try:
+            hosted = self._build()
+            if hosted is None:
+                return 1
+            self._engine, self._grammars = hosted.engine, hosted.grammars
+            self._send(Ready(hosted.cache))
+            while self._obey():
+                self._send_step(self._engine.step())
+        except _ParentGoneError:
+            return 0
+        except Exception as error:  # noqa: BLE001 - the parent is told, and starts another
+            if not isinstance(error, ConfigError):
+                _log.error("the engine stopped", exc_info=error)  # the parent gets the message alone
+            self._link.settimeout(1.0)
+            self._link.sendall(encode(Failed(WireError.of(error))))
+            return 1
+        return 0
+
+    def _build(self) -> HostedEngine | None:
+        messages: list[FromParent] = []
+        while not messages:
+            messages = self._receive()
+        start = messages[0]
+        if not isinstance(start, Start):
+            return None  # the parent has changed its mind
+        module, _, function = start.make.partition(":")
+        hosted: HostedEngine = getattr(import_module(module), function)(**start.arguments)
+        return hosted
+
+    def _obey(self) -> bool:
+        """Take what has come; wait for it when there is nothing to compute. False when closing."""
+        idle = False
+        while not self._closing:
+            busy = self._engine.has_unfinished
+            events = dict(self._poll.poll(0 if busy else _IDLE_SECONDS * 1000))
+            if self._wake.fileno() in events:
+                self._wake.recv(_READ_BYTES)
+                while not self._compilations.empty():
+                    self._compilations.get()()
+            if self._link.fileno() in events:
+                for message in self._receive():
+                    self._take(message)
+            if busy:
+                return not self._closing
+            if not events:
+                if not idle:
+                    self._engine.check_integrity()
+                idle = True  # once is enough until there is work again
+                self._send_step([])
+        return False
+
+    def _receive(self) -> list[FromParent]:
+        data = self._link.recv(_READ_BYTES)
+        if not data:
+            raise _ParentGoneError
+        return [decode_from_parent(body) for body in self._reader.feed(data)]
+
+    def _take(self, message: FromParent) -> None:
+        match message:
+            case Submit():
+                self._take_request(message)
+            case Abort(request_id):
+                self._compiling.discard(request_id)
+                self._engine.abort(request_id)
+            case CheckGrammar(number, structured):
+                self._compile(structured, lambda error: self._send(Checked(number, error)))
+            case _:
+                self._closing = True
+
+    def _take_request(self, submit: Submit) -> None:
+        structured = submit.params.structured
+        if structured is None:
+            self._add(submit)
+            return
+        self._compiling.add(submit.request_id)
+
+        def go_on(error: WireError | None) -> None:
+            if submit.request_id not in self._compiling:
+                return
+            self._compiling.discard(submit.request_id)
+            if error is None:
+                self._add(submit)
+            else:
+                self._send(Refused(submit.request_id, error))
+
+        self._compile(structured, go_on)
+
+    def _add(self, submit: Submit) -> None:
+        prompt = array("i")
+        prompt.frombytes(submit.prompt)
+        try:
+            self._engine.add_request(
+                prompt,
+                submit.params,
+                request_id=submit.request_id,
+                priority=submit.priority,
+                cache_salt=submit.cache_salt,
+            )
+        except GlmError as error:
+            self._send(Refused(submit.request_id, WireError.of(error)))
+
+    def _compile(self, structured: StructuredOutput, go_on: Callable[[WireError | None], None]) -> None:
+        """Compile beside the steps; `go_on` is called between two of them."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="glm-grammar")
+
+        def compile_it() -> None:
+            error = None
+            try:
+                if self._grammars is None:
+                    raise InvalidParameterError("this engine has no grammars", parameter="structured")
+                self._grammars.check(structured)
+            except Exception as caught:  # noqa: BLE001 - whoever asked is told
+                error = WireError.of(caught)
+            self._compilations.put(lambda: go_on(error))
+            self._waker.send(b"!")
+
+        self._pool.submit(compile_it)
+
+    def _send_step(self, deltas: list[RequestDelta]) -> None:
+        now = self._clock()
+        if not deltas and now < self._status_due and self._engine.has_unfinished:
+            return
+        status = None
+        if now >= self._status_due or not self._engine.has_unfinished:
+            self._status_due = now + _STATUS_SECONDS
+            scheduler = self._engine.scheduler
+            status = Status(len(scheduler.running), len(scheduler.waiting), scheduler.cache_usage, self._engine.metrics)
+        self._send(Step(deltas, status))
+
+    def _send(self, message: FromChild) -> None:
+        try:
+            self._link.sendall(encode(message))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _ParentGoneError from error

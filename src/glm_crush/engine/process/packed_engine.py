@@ -1,0 +1,32 @@
+"""What the child builds when a packed model is served: called by name, in the child, with plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from glm_crush.config import CrushSettings
+from glm_crush.engine.build import BuiltEngine, build_engine
+from glm_crush.models.loader import load_model
+
+__all__ = ["MAKE", "build_packed_engine", "packed_engine_arguments"]
+
+MAKE = "glm_crush.engine.process.packed_engine:build_packed_engine"
+
+
+def packed_engine_arguments(path: Path, settings: CrushSettings, max_context: int | None) -> dict[str, Any]:
+    """The arguments of `build_packed_engine` as they cross to the child."""
+    return {"path": str(path.absolute()), "settings": msgspec.to_builtins(settings), "max_context": max_context}
+
+
+def build_packed_engine(path: str, settings: Mapping[str, Any], max_context: int | None) -> BuiltEngine:
+    """Map a packed file and build the engine over it. Raises as `load_model` and `build_engine` do."""
+    packed = Path(path)
+    return build_engine(
+        load_model(packed, cache_dir=packed.parent),
+        msgspec.convert(settings, CrushSettings),
+        max_context=max_context,
+    )
