@@ -131,12 +131,12 @@ def test_callers_who_ask_at_the_same_time_share_one_computation(cached: Callable
     gate, asked = threading.Event(), threading.Event()
 
     class Gated(ScriptedEngine):
-        async def submit(self, *arguments: Any) -> Any:
+        async def submit(self, *arguments: Any, **options: Any) -> Any:
             import asyncio
 
             asked.set()
             await asyncio.to_thread(gate.wait, 20)
-            async for delta in super().submit(*arguments):
+            async for delta in super().submit(*arguments, **options):
                 yield delta
 
     server = cached(Gated())
