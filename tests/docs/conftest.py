@@ -17,8 +17,10 @@ from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.observability.part import Observability
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.websocket.part import WebSocketPart
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
 from tests.models.tiny import tiny_checkpoint
@@ -91,7 +93,11 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) 
             model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
             engines.append(engine)
             models = ServedModels([model])
-            parts = [Observability(models, settings.observability), ResponseCache(models, settings.cache)]
+            parts: list[ServerPart] = [
+                Observability(models, settings.observability),
+                ResponseCache(models, settings.cache),
+            ]
+            parts.append(WebSocketPart(models))
             current.app = create_app(models, settings.api, database=database, parts=parts)
         return str(url.rpartition(":")[2])
 

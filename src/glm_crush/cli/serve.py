@@ -51,6 +51,7 @@ def serve(
     from glm_crush.serving.response_cache.part import ResponseCache
     from glm_crush.serving.served_models import ServedModels
     from glm_crush.serving.server import bind, run_server
+    from glm_crush.serving.websocket.part import WebSocketPart
     from glm_crush.storage.lazy import LazyDatabase
 
     settings = settings_from(
@@ -75,7 +76,7 @@ def serve(
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
         database = LazyDatabase(settings.storage, settings.store.home)
         models = ServedModels([served])
-        parts: list[ServerPart] = [Observability(models, settings.observability)]
+        parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
         app = create_app(

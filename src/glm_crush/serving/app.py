@@ -79,6 +79,7 @@ def create_app(
     return Starlette(
         routes=[
             *starlette_routes(routes),
+            *(route for part in parts for route in part.socket_routes()),
             Route("/openapi.json", document),
             Route("/docs", page),
         ],

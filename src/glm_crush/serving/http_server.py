@@ -61,6 +61,9 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=self._protocol_class,
                 loop="uvloop",
+                ws="websockets-sansio",
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,  # tokens are short, and their callers are near
                 log_config=None,
                 log_level="warning",
                 access_log=False,  # our own line carries the request id

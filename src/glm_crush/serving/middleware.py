@@ -69,7 +69,7 @@ class ApiMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call; everything but HTTP passes through, and finds the gateway in its state."""
         if scope["type"] != "http":
-            scope.setdefault("state", {})["gateway"] = self._gateway
+            scope.setdefault("state", {}).update(gateway=self._gateway, browser_guard=self._guard)
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from glm_crush.serving.routing import ApiRoute
 
@@ -20,6 +21,10 @@ class ServerPart:
 
     def routes(self) -> Sequence[ApiRoute]:
         """Routes of its own."""
+        return ()
+
+    def socket_routes(self) -> Sequence[BaseRoute]:
+        """Routes that are no HTTP requests: they ask the gateway in their scope's state themselves."""
         return ()
 
     def middleware(self) -> Sequence[Middleware]:
