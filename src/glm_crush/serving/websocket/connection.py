@@ -169,11 +169,14 @@ class Connection:
         if message.subscribe:
             admission = await self._gateway.open(self._credentials, "GET /admin/v1/logs")
             admission.close(200)
-            self._logs = asyncio.create_task(self._follow_logs(message.level))
+            listening = asyncio.Event()
+            self._logs = asyncio.create_task(self._follow_logs(message.level, listening))
+            await listening.wait()
         await self._send(server_message("logs", subscribed=message.subscribe, level=message.level))
 
-    async def _follow_logs(self, level: str) -> None:
+    async def _follow_logs(self, level: str, listening: asyncio.Event) -> None:
         with self._feed.subscribed(level) as subscription:
+            listening.set()
             async for line in subscription.lines():
                 await self._send(server_message("log", line=line))
 
