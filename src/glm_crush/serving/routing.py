@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.middleware import Receive, Scope, Send
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.served_model import ServedModel
@@ -36,9 +37,14 @@ async def hold_model(models: ServedModels, name: str | None, http: Request) -> S
 
     Raises:
         ModelNotFoundError: this server has no model of that name.
+        AccessDeniedError: the caller's key is not for it.
     """
     held: AsyncExitStack = http.scope["glm_crush.held"]
-    return await held.enter_async_context(models.use(name))
+    model = await held.enter_async_context(models.use(name))
+    admission = current_admission()
+    if admission is not None:
+        admission.check_model(model.name)
+    return model
 
 
 class _Holding:

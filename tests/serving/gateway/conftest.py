@@ -16,10 +16,20 @@ from glm_crush.serving.app import create_app
 from glm_crush.serving.http_server import HttpServer
 from glm_crush.serving.server import bind, server_url
 from glm_crush.storage.lazy import LazyDatabase
+from tests.real_redis import _redis_port, redis_url
 from tests.serving.scripted import RunningServer, ScriptedEngine, scripted_engine, scripted_model
 from tests.storage.databases import database_url, open_database, postgres_server
 
-__all__ = ["ADMIN", "database_url", "open_database", "postgres_server", "scripted_engine", "serve"]
+__all__ = [
+    "ADMIN",
+    "_redis_port",
+    "database_url",
+    "open_database",
+    "postgres_server",
+    "redis_url",
+    "scripted_engine",
+    "serve",
+]
 
 ADMIN = {"authorization": "Bearer operator"}
 Serve = Callable[..., RunningServer]

@@ -88,11 +88,12 @@ class Admission:
             self._slots = [charge for charge in charges if charge.kind == "slots"]
 
     def check_model(self, model: str) -> None:
-        """Refuse a model that the key is not for.
+        """Note the model that is asked, and refuse one that the key is not for.
 
         Raises:
             AccessDeniedError: it is not.
         """
+        self._model = model
         if not self.grant.allows_model(model):
             raise AccessDeniedError(
                 f"this key may not use the model {model!r:.80}; it is for {', '.join(self.grant.models)}"
@@ -111,7 +112,6 @@ class Admission:
             RateLimitError, QuotaError: it does not fit now.
         """
         self.check_model(model)
-        self._model = model
         limits = self.grant.limits
         if max_completion_tokens is None:
             max_completion_tokens = self._books.unlimited_reply_tokens

@@ -6,12 +6,13 @@ Above: `app.py`. Below: every part of the gateway. The database and Redis are op
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from glm_crush.config import ApiSettings, GatewaySettings
+from glm_crush.errors import ConfigError
 from glm_crush.serving.gateway.admin import admin_routes
 from glm_crush.serving.gateway.books import Books
 from glm_crush.serving.gateway.exposure import is_loopback
@@ -127,7 +128,7 @@ def build_gateway(api: ApiSettings, settings: GatewaySettings, database: LazyDat
     hasher = SecretHasher(settings.hash_key)
     stores = None if database is None else Stores(database, hasher)
     watch = None if stores is None else KeyWatch(ring, stores.find, _month)
-    limits = LocalLimits() if watch is None else LocalLimits(spent=watch.spent)
+    limits = _limits(settings, (lambda _owner, _name, _window: 0) if watch is None else watch.spent)
     prices = Prices(prompt=settings.price_per_1k_prompt_tokens, completion=settings.price_per_1k_completion_tokens)
     books = Books(
         limits=limits,
@@ -149,6 +150,21 @@ def build_gateway(api: ApiSettings, settings: GatewaySettings, database: LazyDat
     if stores is not None:
         recorder = Recorder(books.ledger, ring, stores.make, audit_days=settings.audit_days, now=time.time)
     return GatewayPart(gateway, limits, stores, watch, recorder)
+
+
+def _limits(settings: GatewaySettings, spent: Callable[[str, str, str], int]) -> LimitStore:
+    if settings.redis_url is None:
+        return LocalLimits(spent=spent)
+    try:
+        from glm_crush.serving.gateway.redis_limits import RedisLimits
+    except ImportError as error:
+        raise ConfigError(
+            "gateway.redis_url is set and redis is not installed; pip install 'glm-crush[redis]'"
+        ) from error
+    try:
+        return RedisLimits(settings.redis_url, spent)
+    except ValueError as error:
+        raise ConfigError(f"gateway.redis_url cannot be used: {error}") from error
 
 
 def _month() -> str:

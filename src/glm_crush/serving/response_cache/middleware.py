@@ -97,6 +97,8 @@ class ResponseCaching:
         if not force and not may_keep(scope["path"], request, greedy_default=greedy_default):
             return None
         admission = scope.get("state", {}).get("admission")
+        if admission is not None:
+            admission.check_model(model)  # who may not ask a model may not have its kept answers either
         return reply_key(
             "exact",
             scope["path"],
