@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 from glm_crush.config import ApiSettings
 from glm_crush.errors import ConfigError
 from glm_crush.serving.app import create_app
-from glm_crush.serving.server import bind, run_server
+from glm_crush.serving.server import bind, run_server, server_url
 
 pytestmark = pytest.mark.requirement("S1", "O1")
 
@@ -91,3 +93,20 @@ def test_while_serving_threads_switch_within_half_a_millisecond() -> None:
         run_server(create_app([], settings), bound, settings, on_ready=ready)
     assert seen == [pytest.approx(0.0005)]
     assert sys.getswitchinterval() == before
+
+
+def test_the_same_routes_are_served_at_a_second_port() -> None:
+    settings = ApiSettings(port=0)
+    answers: list[object] = []
+
+    def ask(urls: list[str]) -> None:
+        answers.extend(httpx2.get(f"{url}/api/version").json() for url in urls)
+        signal.raise_signal(signal.SIGTERM)
+
+    with bind(settings) as bound, bind(settings, 0) as second:
+        urls = [server_url(bound), server_url(second)]
+        asking = threading.Thread(target=ask, args=(urls,))
+        run_server(create_app([], settings), bound, settings, on_ready=lambda _: asking.start(), also=[second])
+        asking.join(20)
+    assert urls[0] != urls[1]
+    assert answers == [{"version": installed_version("glm-crush")}] * 2

@@ -39,6 +39,51 @@ ANTHROPIC = {
 }
 
 
+OLLAMA_CHAT = {
+    "model": "glm47",
+    "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "thinking": "Hm", "tool_calls": [{"function": {"name": "f", "arguments": {"on": True}}}]},
+        {"role": "tool", "tool_name": "f", "content": "on"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+    "format": SCHEMA,
+    "options": {"num_predict": 4, "temperature": 0.5, "stop": ["END"], "num_ctx": 1000, "repeat_last_n": -1, "seed": 1},
+    "keep_alive": "5m",
+    "think": True,
+    "stream": True,
+}
+OLLAMA_GENERATE = {
+    "model": "glm47",
+    "prompt": "Hi",
+    "system": "Be brief.",
+    "template": "{{ messages[0].content }}",
+    "context": [5, 6],
+    "options": {"num_predict": 4, "top_k": 3},
+    "stream": False,
+}
+OLLAMA_CREATE = {
+    "model": "mine",
+    "from": "glm47",
+    "system": "Be brief.",
+    "parameters": {"temperature": 0.5, "stop": ["END"], "num_ctx": 100},
+    "messages": [{"role": "user", "content": "Hi"}],
+    "license": "MIT",
+}
+OLLAMA = {
+    "/api/chat": OLLAMA_CHAT,
+    "/api/generate": OLLAMA_GENERATE,
+    "/api/create": OLLAMA_CREATE,
+    "/api/show": {"model": "glm47", "verbose": True},
+    "/api/copy": {"source": "glm47", "destination": "other"},
+    "/api/pull": {"model": "none", "stream": False},
+}
+
+
+def is_ollama_error(body: Any) -> bool:
+    return list(body) == ["error"] and isinstance(body["error"], str)
+
+
 def is_anthropic_error(body: Any) -> bool:
     return body["type"] == "error" and set(body["error"]) == {"type", "message"} and bool(body["request_id"])
 
@@ -78,10 +123,21 @@ def test_a_broken_anthropic_request_is_answered_or_refused(
     assert '"type":"error"' not in response.text or response.status_code >= 400
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(data=st.data())
+@pytest.mark.parametrize("path", OLLAMA)
+def test_a_broken_ollama_request_is_answered_or_refused(
+    post: Callable[..., httpx2.Response], path: str, data: Any
+) -> None:
+    response = post(path, json.dumps(data.draw(mutated(OLLAMA[path]))).encode())
+    check(response, is_ollama_error)
+    assert '{"error"' not in response.text or response.status_code >= 400
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)))
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/api/generate"])
 def test_what_is_no_json_is_refused(post: Callable[..., httpx2.Response], path: str, body: bytes) -> None:
     response = post(path, body)
     assert response.status_code == 400
-    assert is_anthropic_error(response.json())
+    assert (is_ollama_error if path.startswith("/api/") else is_anthropic_error)(response.json())

@@ -36,6 +36,16 @@ class PromptCodec:
         template = chat_template_for(loaded.chat_template, loaded.tokenizer_config, model_type)
         return cls(loaded.tokenizer, template)
 
+    def with_template(self, source: str) -> PromptCodec:
+        """The same tokenizer with another template, which may print the same tokens.
+
+        Raises:
+            TemplateError: the source is malformed.
+        """
+        template = ChatTemplate(source, {} if self.chat_template is None else self.chat_template.tokens)
+        template.check()
+        return PromptCodec(self.tokenizer, template)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of plain text as a prompt, with the tokens the model wants at the start unless told otherwise."""
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)

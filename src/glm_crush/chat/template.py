@@ -29,6 +29,7 @@ class ChatTemplate:
 
     Attributes:
         sources: template text by name; "default" is the usual one.
+        tokens: the special tokens that it may print, by their names in tokenizer_config.json.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ChatTemplate:
         self.sources = _named(source)
         self._limits = TemplateLimits() if limits is None else limits
         self._now = now
-        self._tokens = _special_tokens(tokenizer_config or {})
+        self.tokens = _special_tokens(tokenizer_config or {})
         self._environment = ChatEnvironment(
             {"raise_exception": _raise_exception, "strftime_now": self._strftime_now}, {"tojson": self._to_json}
         )
@@ -88,7 +89,7 @@ class ChatTemplate:
         ready_tools = normalize_tools(tools)
         name = "tool_use" if ready_tools and "tool_use" in self.sources else "default"
         variables = {
-            **self._tokens,
+            **self.tokens,
             **kwargs,
             "messages": ready,
             "tools": ready_tools,

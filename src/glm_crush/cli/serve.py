@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -16,6 +17,10 @@ def serve(
     model: Annotated[str | None, typer.Argument(help="A store name or a path; default: the default model.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0 = any free one.")] = None,
+    ollama_port: Annotated[
+        int | None,
+        typer.Option("--ollama-port", min=0, max=65535, help="Listen there too, for Ollama's clients: 11434."),
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option("--api-key", help="Key that clients must send; needed off loopback.")
     ] = None,
@@ -41,16 +46,17 @@ def serve(
     Ctrl-C stops: running requests may finish first.
     """
     from glm_crush.cli.console import standard_error
-    from glm_crush.cli.models import find_model, load_packed
+    from glm_crush.cli.models import find_model, load_packed, open_store
     from glm_crush.serving.app import create_app
     from glm_crush.serving.gateway.exposure import check_exposure
     from glm_crush.serving.local_model import serve_loaded_model
+    from glm_crush.serving.model_alias import ModelAliases
     from glm_crush.serving.observability.logs import configure_logs
     from glm_crush.serving.observability.part import Observability
     from glm_crush.serving.part import ServerPart
     from glm_crush.serving.response_cache.part import ResponseCache
     from glm_crush.serving.served_models import ServedModels
-    from glm_crush.serving.server import bind, run_server
+    from glm_crush.serving.server import bind, run_server, server_url
     from glm_crush.serving.websocket.part import WebSocketPart
     from glm_crush.storage.lazy import LazyDatabase
 
@@ -58,6 +64,7 @@ def serve(
         ctx,
         api__host=host,
         api__port=port,
+        api__ollama_port=ollama_port,
         api__key=api_key,
         model__context_length=context_length,
         crush__kv_cache_tokens=kv_cache_tokens,
@@ -71,11 +78,14 @@ def serve(
     check_exposure(settings)
     configure_logs(settings.api.log_level, settings.observability.log_format)
     wanted = model or settings.model.name
-    with bind(settings.api) as bound:
+    with ExitStack() as listening:
+        bound = listening.enter_context(bind(settings.api))
+        second = settings.api.ollama_port
+        also = [] if second is None else [listening.enter_context(bind(settings.api, second))]
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
         database = LazyDatabase(settings.storage, settings.store.home)
-        models = ServedModels([served])
+        models = ServedModels([served], ModelAliases(settings.store.home / "aliases"))
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
@@ -84,6 +94,7 @@ def serve(
             settings.api,
             gateway_settings=settings.gateway,
             database=database,
+            store=open_store(settings),
             parts=parts,
             on_shutdown=engine.close,
         )
@@ -93,5 +104,8 @@ def serve(
 
             for line in banner(url, served, needs_key=settings.api.key is not None):
                 standard_error().print(line, soft_wrap=True)
+            for listener in also:
+                second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)
+                standard_error().print(f"  [cyan]Ollama[/]  {second_url}", soft_wrap=True)
 
-        run_server(app, bound, settings.api, settings.gateway, on_ready=ready)
+        run_server(app, bound, settings.api, settings.gateway, on_ready=ready, also=also)

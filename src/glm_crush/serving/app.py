@@ -27,6 +27,7 @@ from glm_crush.serving.gateway.cors import cors_middleware
 from glm_crush.serving.health import health_routes
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
+from glm_crush.serving.ollama.routes import OLLAMA_ERRORS, ollama_routes
 from glm_crush.serving.openai.routes import openai_routes
 from glm_crush.serving.openai.stored import StoredApis
 from glm_crush.serving.openapi import openapi_document, openapi_page
@@ -35,6 +36,7 @@ from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
+from glm_crush.weights.store import ModelStore
 
 __all__ = ["create_app"]
 
@@ -45,13 +47,15 @@ def create_app(
     *,
     gateway_settings: GatewaySettings | None = None,
     database: LazyDatabase | None = None,
+    store: ModelStore | None = None,
     parts: Sequence[ServerPart] = (),
     on_shutdown: Callable[[], None] | None = None,
 ) -> Starlette:
     """The ASGI application that serves `models`; the first is the default one.
 
     `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
-    and there are no routes for stored objects and no keys but `api.key`. `parts` add theirs, the first one outermost.
+    and there are no routes for stored objects and no keys but `api.key`; without a `store` no models are fetched.
+    `parts` add theirs, the first one outermost.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -65,6 +69,7 @@ def create_app(
     routes = [
         *openai_routes(served, settings),
         *anthropic_routes(served, settings),
+        *ollama_routes(served, store),
         *added,
         *health_routes(served),
     ]
@@ -93,7 +98,7 @@ def create_app(
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
                 timeout_seconds=limits.request_timeout_seconds,
-                error_shapes=ErrorShapes(ANTHROPIC_ERRORS),
+                error_shapes=ErrorShapes({**ANTHROPIC_ERRORS, **OLLAMA_ERRORS}),
             ),
             *(middleware for part in parts for middleware in part.inner_middleware()),
         ],

@@ -44,6 +44,7 @@ class TurnRequest:
         messages: in the OpenAI shape, text only. wish: tools, and what the answer must look like.
         variables: switches of the chat template, such as `enable_thinking`.
         prefill: how the reply begins already; what is generated goes on from there.
+        context_token_ids: tokens before the rendered conversation, such as those of an earlier turn.
         max_reasoning_tokens: after so many tokens of reasoning it ends and the answer begins; None = no bound.
         names: what to call the parameters in a refusal.
     """
@@ -54,6 +55,7 @@ class TurnRequest:
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
     prefill: str = ""
+    context_token_ids: Sequence[int] = ()
     max_reasoning_tokens: int | None = None
     names: ParameterNames = field(default_factory=ParameterNames)
 
@@ -69,6 +71,7 @@ class TurnDelta:
         logprobs: of the tokens of this step, if asked for.
         finish_reason: set in the last delta of a reply; "tool_calls" when it ended in order and holds calls.
         stop_reason: the stop string or token id that ended it. stats: its times, in the last delta.
+        token_ids: of this step, those of tags and the end included.
     """
 
     index: int
@@ -77,6 +80,7 @@ class TurnDelta:
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     stop_reason: str | int | None = None
     stats: RequestStats | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
@@ -87,8 +91,34 @@ async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
         TemplateError: the template refuses the conversation, or the model has none.
     """
     prompt_ids = await model.encode_chat(_prompt(model, request))
+    if request.context_token_ids:
+        prompt_ids = _continued(model, request.context_token_ids, prompt_ids)
     params = await _with_form(model, request, prompt_ids)
     return ChatTurn(model, request, prompt_ids, params)
+
+
+async def prepare_text(
+    model: ServedModel,
+    prompt: str,
+    params: SamplingParams,
+    *,
+    answer: StructuredOutput | None = None,
+    names: ParameterNames | None = None,
+) -> ChatTurn:
+    """A turn without a template: the prompt is taken as it is, and so is the reply.
+
+    Raises:
+        InvalidParameterError: the prompt is empty, or the model cannot be held to the answer's form.
+    """
+    names = names or ParameterNames(messages="prompt")
+    prompt_ids = await model.encode_text(prompt)
+    if not prompt_ids:
+        raise InvalidParameterError(f"{names.messages} is empty; give at least one token", parameter=names.messages)
+    if answer is not None:
+        await model.check_grammar(answer, names.answer)
+        params = replace(params, structured=answer)
+    request = TurnRequest(messages=(), params=params, names=names)
+    return ChatTurn(model, request, prompt_ids, params, parses=False)
 
 
 class ChatTurn:
@@ -99,16 +129,34 @@ class ChatTurn:
     """
 
     def __init__(
-        self, model: ServedModel, request: TurnRequest, prompt_token_ids: Sequence[int], params: SamplingParams
+        self,
+        model: ServedModel,
+        request: TurnRequest,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        parses: bool = True,
     ) -> None:
         self.model = model
         self.prompt_token_ids = prompt_token_ids
         self.params = params
         self._request = request
         self._parsers: dict[int, ReplyParser] = {}
-        self._parses = model.replies is not None and model.replies.needs_parser(request.wish)
+        self._parses = parses and model.replies is not None and model.replies.needs_parser(request.wish)
         self._num_tokens = 0
         self._least_cached: int | None = None
+
+    def fit(self, context_length: int) -> bool:
+        """Lower the limit of the reply to what the context has room for; whether that was needed.
+
+        A prompt that leaves no room is left to the engine to refuse.
+        """
+        room = context_length - len(self.prompt_token_ids)
+        limit = self.params.max_tokens
+        if room <= 0 or (limit is not None and limit <= room):
+            return False
+        self.params = replace(self.params, max_tokens=room)
+        return True
 
     async def deltas(self) -> AsyncGenerator[TurnDelta, None]:
         """Parts as they come; closing the generator aborts the turn.
@@ -158,10 +206,8 @@ class ChatTurn:
     def _parsed(self, delta: RequestDelta) -> TurnDelta:
         self._count(delta)
         parts = self._parse(delta)
-        if delta.finish_reason is None:
-            return TurnDelta(delta.index, parts, delta.logprobs)
-        reason = self._reason(delta)
-        return TurnDelta(delta.index, parts, delta.logprobs, reason, delta.stop_reason, delta.stats)
+        reason = None if delta.finish_reason is None else self._reason(delta)
+        return TurnDelta(delta.index, parts, delta.logprobs, reason, delta.stop_reason, delta.stats, delta.token_ids)
 
     def _count(self, delta: RequestDelta) -> None:
         self._num_tokens += len(delta.token_ids)
@@ -213,6 +259,13 @@ def _prompt(model: ServedModel, request: TurnRequest) -> ChatPrompt:
         return ChatPrompt(request.messages, request.add_generation_prompt, request.variables, prefill=request.prefill)
     messages, tools = model.replies.messages_for(request.messages, request.wish)
     return ChatPrompt(messages, request.add_generation_prompt, request.variables, tools, request.prefill)
+
+
+def _continued(model: ServedModel, context: Sequence[int], prompt_ids: Sequence[int]) -> list[int]:
+    """The prompt after the context, without the tokens that begin every text."""
+    start = model.codec.encode("")
+    skipped = len(start) if list(prompt_ids[: len(start)]) == start else 0
+    return [*context, *prompt_ids[skipped:]]
 
 
 async def _with_form(model: ServedModel, request: TurnRequest, prompt_ids: Sequence[int]) -> SamplingParams:

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -30,11 +30,11 @@ _log = logging.getLogger("glm_crush.serving")
 
 
 class HttpServer(uvicorn.Server):
-    """Serves one application on one bound socket.
+    """Serves one application on bound sockets.
 
     Args:
         app: what answers.
-        bound: where it listens.
+        sockets: where it listens.
         settings, gateway: times, sizes, certificate.
         on_ready: called once requests are taken.
 
@@ -45,13 +45,13 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        bound: socket.socket,
+        sockets: Sequence[socket.socket],
         settings: ApiSettings,
         gateway: GatewaySettings,
         *,
         on_ready: Callable[[], None],
     ) -> None:
-        self._bound = bound
+        self._sockets = sockets
         self._on_ready = on_ready
         self._header_seconds = gateway.header_timeout_seconds
         self._certificate = Certificate.of(gateway)
@@ -77,20 +77,21 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; uvicorn's own listener has no limit for the time of a TLS handshake."""
-        assert sockets is None, "the socket is given to the constructor"
+        assert sockets is None, "the sockets are given to the constructor"
         await super().startup([])
         if not self.started:
             return
         loop = asyncio.get_running_loop()
         context = None if self._certificate is None else self._certificate.context
-        listener = await loop.create_server(
-            self._protocol,
-            sock=self._bound,
-            ssl=context,
-            ssl_handshake_timeout=None if context is None else self._header_seconds,
-            backlog=_BACKLOG,
-        )
-        self.servers.append(listener)
+        for bound in self._sockets:
+            listener = await loop.create_server(
+                self._protocol,
+                sock=bound,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else self._header_seconds,
+                backlog=_BACKLOG,
+            )
+            self.servers.append(listener)
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._on_ready()

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from glm_crush.errors import InvalidParameterError, RequestError
 
-__all__ = ["StrictModel", "json_response", "only_parts", "parse_request", "read_request"]
+__all__ = ["StrictModel", "explained", "json_response", "only_parts", "parse_request", "read_request"]
 
 _LARGE_BODY = 100_000  # bytes; less is parsed in about a millisecond
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -69,10 +69,15 @@ def parse_request(request_class: type[Parsed], body: bytes) -> Parsed:
     try:
         return request_class.model_validate_json(body)
     except ValidationError as error:
-        telling = ("extra_forbidden", "not_text")  # the others may only follow from these
-        # of a union's arms, the one that was understood deepest is the one that was meant
-        first = min(error.errors(include_url=False), key=lambda e: (e["type"] not in telling, -len(e["loc"])))
-        raise _explain(first, request_class.model_fields) from None
+        raise explained(error, request_class.model_fields) from None
+
+
+def explained(error: ValidationError, fields: Collection[str]) -> RequestError:
+    """What is wrong with an object that has these fields, in one sentence that names the place."""
+    telling = ("extra_forbidden", "not_text")  # the others may only follow from these
+    # of a union's arms, the one that was understood deepest is the one that was meant
+    first = min(error.errors(include_url=False), key=lambda e: (e["type"] not in telling, -len(e["loc"])))
+    return _explain(first, fields)
 
 
 def _explain(first: Any, fields: Collection[str]) -> RequestError:

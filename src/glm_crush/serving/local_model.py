@@ -16,6 +16,7 @@ from glm_crush.engine.process.engine_process import EngineProcess, Supervision
 from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
 from glm_crush.engine.sampling_defaults import sampling_defaults
 from glm_crush.models.loader import LoadedModel
+from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.served_model import Grammars, ServedModel
 
 __all__ = ["serve_loaded_model"]
@@ -59,6 +60,7 @@ def serve_loaded_model(
         vocab_size=loaded.compiled.program.vocab_size,
         default_params=sampling_defaults(loaded.generation_config),
         resume_streams=settings.api.resume_streams,
+        details=ModelDetails.of(loaded),
         fingerprint=f"glm-crush-{installed_version('glm-crush')}-{header.weight_format}-{header.source_hash[:8]}",
     )
     return model, engine

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.gateway.metering import metered
+from glm_crush.serving.model_details import ModelDetails
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ChatPrompt", "Generation", "GenerationEngine", "Grammars", "ServedModel", "TextCodec", "Watch"]
@@ -129,6 +130,8 @@ class ServedModel:
         replies: how it writes reasoning and calls; None = its replies are text. grammars: what replies can be held to;
             None = they are free.
         resume_streams: whether replies that a client has begun to read may be gone on with by another engine.
+        preface: messages before every conversation; its system message only where the conversation has none.
+        details: for those who ask what it is.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
         watches: see every generation, the first one closest to the engine.
     """
@@ -141,6 +144,8 @@ class ServedModel:
     default_params: SamplingParams = field(default_factory=SamplingParams)
     replies: ReplyFormat | None = None
     grammars: Grammars | None = None
+    preface: Sequence[Message] = ()
+    details: ModelDetails = field(default_factory=ModelDetails)
     fingerprint: str = "glm-crush"
     resume_streams: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
@@ -148,6 +153,8 @@ class ServedModel:
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Token ids of a conversation; large ones are rendered off the event loop."""
+        if self.preface:
+            prompt = replace(prompt, messages=self._with_preface(prompt.messages))
         size = sum(len(str(message.get("content") or "")) for message in prompt.messages)
         size += sum(len(str(tool)) for tool in prompt.tools or ())
         return await self._off_loop(size, self._render, prompt)
@@ -196,6 +203,11 @@ class ServedModel:
         for watch in self.watches:
             deltas = watch(self.name, params, deltas)
         return Generation(prompt_token_ids, deltas)
+
+    def _with_preface(self, messages: Sequence[Message]) -> list[Message]:
+        if not messages or messages[0].get("role") != "system":
+            return [*self.preface, *messages]
+        return [messages[0], *(given for given in self.preface if given.get("role") != "system"), *messages[1:]]
 
     def _render(self, prompt: ChatPrompt) -> list[int]:
         given = {name: value for name in ("tools", "prefill") if (value := getattr(prompt, name))}

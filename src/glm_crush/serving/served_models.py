@@ -12,24 +12,35 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from glm_crush.errors import ModelNotFoundError
+from glm_crush.serving.model_alias import ModelAlias, ModelAliases, model_of
 from glm_crush.serving.served_model import ServedModel, Watch
 
 __all__ = ["ServedModels"]
 
 
 class ServedModels:
-    """Models in the order in which they are listed; the first is the default one."""
+    """Models in the order in which they are listed; the first is the default one.
 
-    def __init__(self, models: Iterable[ServedModel] = ()) -> None:
+    Attributes:
+        aliases: further names for them; one whose model is not served is not listed.
+    """
+
+    def __init__(self, models: Iterable[ServedModel] = (), aliases: ModelAliases | None = None) -> None:
+        self.aliases = aliases or ModelAliases()
         self._models = {model.name: model for model in models}
+        self._named: dict[str, tuple[ModelAlias, ServedModel, ServedModel]] = {}  # alias, its base, the two together
         self._num_users: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(list(self._models.values()))
+        return iter([*self._models.values(), *(self._model_of(alias) for alias in self._usable_aliases())])
 
     def names(self) -> list[str]:
         """What clients may call for."""
-        return list(self._models)
+        return [*self._models, *(alias.name for alias in self._usable_aliases())]
+
+    def is_alias(self, name: str) -> bool:
+        """Whether this is another name of a model, and not one."""
+        return name not in self._models and self.aliases.get(name) is not None
 
     @property
     def default(self) -> ServedModel:
@@ -48,21 +59,25 @@ class ServedModels:
         Raises:
             ModelNotFoundError: this server has no model of that name.
         """
-        if not name or (name == "default" and name not in self._models):
+        if name in self._models:
+            return self._models[name]
+        alias = self.aliases.get(name) if name else None
+        if alias is not None and alias.base in self._models:
+            return self._model_of(alias)
+        if not name or name == "default":
             return self.default
-        if name not in self._models:
-            raise ModelNotFoundError(f"the model {name!r} is not served here; there is {', '.join(self._models)}")
-        return self._models[name]
+        raise ModelNotFoundError(f"the model {name!r:.100} is not served here; there is {', '.join(self.names())}")
 
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[ServedModel]:
         """The model a request names, counted as in use until the block ends. Raises as `find` does."""
         model = await self.find(name)
-        self._num_users[model.name] += 1
+        base = model.name if model.name in self._models else self._named[model.name][1].name
+        self._num_users[base] += 1
         try:
             yield model
         finally:
-            self._num_users[model.name] -= 1
+            self._num_users[base] -= 1
 
     def identity(self, name: str | None) -> tuple[str, str, bool] | None:
         """Name and fingerprint of the model that a request would get, and whether it is greedy by default.
@@ -81,5 +96,19 @@ class ServedModels:
         self._models = {name: replace(model, watches=watches) for name, model in self._models.items()}
 
     def num_users(self, name: str) -> int:
-        """How many requests hold the model of this name now."""
+        """How many requests hold the model of this name, or an alias of it, now."""
         return self._num_users[name]
+
+    def _usable_aliases(self) -> list[ModelAlias]:
+        """A model's own name counts more than an alias."""
+        aliases = self.aliases.all()
+        return [alias for alias in aliases if alias.base in self._models and alias.name not in self._models]
+
+    def _model_of(self, alias: ModelAlias) -> ServedModel:
+        """Made once: a template is compiled, and requests that begin alike must meet the same one."""
+        base = self._models[alias.base]
+        known = self._named.get(alias.name)
+        if known is None or known[0] is not alias or known[1] is not base:
+            known = (alias, base, model_of(alias, base))
+            self._named[alias.name] = known
+        return known[2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,21 +28,22 @@ _SWITCH_SECONDS = 0.0005
 
 
 @contextmanager
-def bind(settings: ApiSettings) -> Iterator[socket.socket]:
-    """A bound socket, closed at the end.
+def bind(settings: ApiSettings, port: int | None = None) -> Iterator[socket.socket]:
+    """A bound socket, closed at the end; at the settings' port unless another is given.
 
     Raises:
         ConfigError: the address does not exist here or the port is taken.
     """
+    port = settings.port if port is None else port
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((host, settings.port))
+            bound.bind((host, port))
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"cannot listen on {settings.host} port {settings.port}: {error}; "
+                f"cannot listen on {settings.host} port {port}: {error}; "
                 "stop what listens there or choose another with --port (0 = any free one)"
             ) from error
         yield bound
@@ -64,10 +65,12 @@ def run_server(
     gateway: GatewaySettings | None = None,
     *,
     on_ready: Callable[[str], None],
+    also: Sequence[socket.socket] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
-    SIGHUP reads the certificate again. `on_ready` is told the URL once requests are taken.
+    SIGHUP reads the certificate again. `on_ready` is told the URL once requests are taken. The same routes are served
+    at `also`.
 
     Raises:
         ConfigError: see `HttpServer`.
@@ -76,7 +79,7 @@ def run_server(
 
     limits = gateway or GatewaySettings()
     url = server_url(bound, secure=limits.tls_cert is not None)
-    server = HttpServer(app, bound, settings, limits, on_ready=lambda: on_ready(url))
+    server = HttpServer(app, [bound, *also], settings, limits, on_ready=lambda: on_ready(url))
     with _quick_thread_switches():
         server.run()
 

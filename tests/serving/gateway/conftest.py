@@ -54,7 +54,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 database=LazyDatabase(StorageSettings(), home),
             )
             ready = threading.Event()
-            server = HttpServer(app, bound, settings, limits, on_ready=ready.set)
+            server = HttpServer(app, [bound], settings, limits, on_ready=ready.set)
             thread = threading.Thread(target=server.run, daemon=True)
             thread.start()
             assert ready.wait(20)

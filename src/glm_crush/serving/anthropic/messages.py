@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,9 +36,7 @@ class Messages:
         model = await hold_model(self._models, request.model, http)
         turn = await prepare_turn(model, turn_request(request, sampling_params(request, model.default_params)))
         # Clients ask for more than any context of ours holds: the reply then ends where the context does.
-        room = model.context_length - len(turn.prompt_token_ids)
-        if limit_is_context := 0 < room < request.max_tokens:
-            turn.params = replace(turn.params, max_tokens=room)
+        limit_is_context = turn.fit(model.context_length)
         style = ReplyStyle(
             model_name=model.name,
             omit_thinking=request.thinking is not None and request.thinking.display == "omitted",

@@ -1,0 +1,57 @@
+"""The routes of Ollama's API.
+
+Above: `app.py`. Below: one module for each group of routes.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from glm_crush.serving.errors import ErrorShape
+from glm_crush.serving.ollama.catalogue import Catalogue
+from glm_crush.serving.ollama.generation import Generation
+from glm_crush.serving.ollama.protocol import (
+    ChatRequest,
+    CopyRequest,
+    CreateRequest,
+    DeleteRequest,
+    GenerateRequest,
+    PullRequest,
+    ShowRequest,
+)
+from glm_crush.serving.ollama.reply import ollama_error
+from glm_crush.serving.ollama.stored import StoredModels
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_models import ServedModels
+from glm_crush.weights.store import ModelStore
+
+__all__ = ["OLLAMA_ERRORS", "ollama_routes"]
+
+OLLAMA_ERRORS: dict[str, ErrorShape] = {"/api/": ollama_error}
+
+
+def ollama_routes(models: ServedModels, store: ModelStore | None) -> list[ApiRoute]:
+    """What Ollama's clients call."""
+    generation, catalogue, stored = Generation(models), Catalogue(models, store), StoredModels(models, store)
+    return [
+        (
+            _endpoint("POST", "chat", "Answer as Ollama does.", ChatRequest, streams=True),
+            generation.chat,
+        ),
+        (_endpoint("POST", "generate", "Answer a prompt.", GenerateRequest, streams=True), generation.generate),
+        (_endpoint("GET", "tags", "The models on this machine."), catalogue.tags),
+        (_endpoint("GET", "ps", "The models that are loaded."), catalogue.ps),
+        (_endpoint("GET", "version", "The installed version."), catalogue.version),
+        (_endpoint("POST", "show", "One model.", ShowRequest), catalogue.show),
+        (_endpoint("POST", "pull", "Fetch a model.", PullRequest, streams=True), stored.pull),
+        (_endpoint("POST", "create", "Name a model, with defaults.", CreateRequest, streams=True), stored.create),
+        (_endpoint("POST", "copy", "Give a model a second name.", CopyRequest), stored.copy),
+        (_endpoint("DELETE", "delete", "Remove a model.", DeleteRequest), stored.delete),
+    ]
+
+
+def _endpoint(
+    method: str, name: str, summary: str, body: type[BaseModel] | None = None, *, streams: bool = False
+) -> Endpoint:
+    return Endpoint(method, f"/api/{name}", summary, body, streams, "ollama")
