@@ -6,7 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("roofline", "decode", "prefill", "shapes", "int8_vs_fp32", "perplexity", "start", "serving", "cached")
+SCRIPTS = (
+    "roofline",
+    "decode",
+    "prefill",
+    "shapes",
+    "int8_vs_fp32",
+    "perplexity",
+    "start",
+    "serving",
+    "cached",
+    "prompt_lookup",
+)
 
 
 def main() -> int:

@@ -44,7 +44,7 @@ __all__ = [
 
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
 KvDtype = Literal["bf16", "f32"]
-SpeculationMethod = Literal["auto", "off", "prompt_lookup"]
+SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
 
 DEFAULT_MODEL = "smollm2:135m"
 DEFAULT_HOME = "~/.glm-crush"
@@ -84,8 +84,9 @@ class CrushSettings:
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
     prefix_cache: bool = _setting(True, "whether requests that begin alike compute the beginning once: true or false")
     speculation: SpeculationMethod = _setting(
-        "auto", "who guesses tokens ahead: auto, off, prompt_lookup; replies are the same"
+        "auto", "who guesses tokens ahead: auto, off, prompt_lookup, draft; replies are the same"
     )
+    draft_model: str | None = _setting(None, "small model with the same tokens that guesses: a store name or a path")
     speculation_max_tokens: int = _setting(12, "most tokens guessed ahead for one request in a step", low=1)
     force_kernels: str | None = _setting(
         None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"

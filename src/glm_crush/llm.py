@@ -17,6 +17,7 @@ from glm_crush.config import load_settings
 from glm_crush.engine.beam_search import EarlyStopping
 from glm_crush.engine.best_of import MeanLogprob, ReplyScorer, TextScorer, best_of_params, select_best
 from glm_crush.engine.build import MakeExecutor, build_engine
+from glm_crush.engine.build_drafter import load_draft_model
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.sampling_defaults import sampling_defaults
@@ -52,6 +53,7 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         prefix_cache: bool | None = None,
         speculation: str | None = None,
+        draft_model: str | Path | None = None,
         make_executor: MakeExecutor | None = None,
     ) -> None:
         """Load a model, packing it first if that has not been done.
@@ -68,7 +70,8 @@ class LLM:
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
             prefix_cache: whether prompts that begin alike compute the beginning once.
-            speculation: who guesses tokens ahead: "auto", "off" or "prompt_lookup"; replies are the same.
+            speculation: who guesses tokens ahead: "auto", "off", "prompt_lookup" or "draft"; replies are the same.
+            draft_model: a small model with the same tokens, a name or a path, that guesses them.
             make_executor: what runs the model; None = the native executor.
 
         Raises:
@@ -86,6 +89,7 @@ class LLM:
             "crush.max_num_batched_tokens": max_num_batched_tokens,
             "crush.prefix_cache": prefix_cache,
             "crush.speculation": speculation,
+            "crush.draft_model": None if draft_model is None else str(draft_model),
         }
         settings = load_settings(flags=flags)
         self.loaded = load_model(
@@ -97,7 +101,11 @@ class LLM:
         self._replies = ReplyFormat(self.codec)
         self.default_params = sampling_defaults(self.loaded.generation_config)
         built = build_engine(
-            self.loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
+            self.loaded,
+            settings.crush,
+            max_context=settings.model.context_length,
+            make_executor=make_executor,
+            draft=load_draft_model(settings),
         )
         self.cache = built.cache
         self._engine = SyncEngine(built.engine, max_in_flight=2 * settings.crush.max_num_seqs)

@@ -96,7 +96,9 @@ def test_pauses_double_with_every_try_in_vain_and_end_with_a_success():
             record.note(0, 0, 1, position)
     assert tries == [16, 48, 112, 240, 496, 752, 1008, 1264]
     assert not record.is_hopeful(1400)
-    record.note(0, 1, 1, 1400)
+    record.note(0, 2, 4, 1400)
+    assert not record.is_hopeful(1400)
+    record.note(0, 3, 4, 1400)
     assert record.is_hopeful(1416)
     assert not record.is_hopeful(1417)
     assert record.may_probe(1416)

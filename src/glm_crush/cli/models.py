@@ -123,13 +123,16 @@ def open_model(settings: Settings, name: str) -> Iterator[OpenModel]:
     """
     from glm_crush.chat.prompt_codec import PromptCodec
     from glm_crush.engine.build import build_engine
+    from glm_crush.engine.build_drafter import load_draft_model
     from glm_crush.engine.sampling_defaults import sampling_defaults
     from glm_crush.engine.sync_engine import SyncEngine
 
     path = find_model(settings, name)
     started = time.perf_counter()
     loaded = load_packed(settings, path)
-    built = build_engine(loaded, settings.crush, max_context=settings.model.context_length)
+    built = build_engine(
+        loaded, settings.crush, max_context=settings.model.context_length, draft=load_draft_model(settings)
+    )
     engine = SyncEngine(built.engine, max_in_flight=1)
     try:
         yield OpenModel(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from glm_crush.config import Settings
 
 __all__ = [
+    "DraftModelOption",
     "JsonOption",
     "KvDtype",
     "KvDtypeOption",
@@ -53,6 +54,7 @@ class Speculation(StrEnum):
     auto = "auto"
     off = "off"
     prompt_lookup = "prompt_lookup"
+    draft = "draft"
 
 
 ModelArgument = Annotated[
@@ -68,6 +70,10 @@ WeightFormatOption = Annotated[
     typer.Option("--weight-format", "-w", help="Run-time weights; default: as the source has them."),
 ]
 KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache.")]
+DraftModelOption = Annotated[
+    str | None,
+    typer.Option("--draft-model", metavar="MODEL", help="Small model with the same tokens that guesses them ahead."),
+]
 SpeculationOption = Annotated[
     Speculation | None, typer.Option("--speculation", help="Who guesses tokens ahead; replies are the same.")
 ]

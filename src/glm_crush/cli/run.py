@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glm_crush.cli.options import JsonOption, SpeculationOption, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import (
+    DraftModelOption,
+    JsonOption,
+    SpeculationOption,
+    ThreadsOption,
+    WeightFormatOption,
+    settings_from,
+)
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
     MinPOption,
@@ -72,6 +79,7 @@ def run(
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
     speculation: SpeculationOption = None,
+    draft_model: DraftModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one prompt. Standard input, if it is not a terminal, goes along with the prompt."""
@@ -80,7 +88,11 @@ def run(
     from glm_crush.cli.sampling_options import given_params
 
     settings = settings_from(
-        ctx, crush__threads=threads, crush__weight_format=weight_format, crush__speculation=speculation
+        ctx,
+        crush__threads=threads,
+        crush__weight_format=weight_format,
+        crush__speculation=speculation,
+        crush__draft_model=draft_model,
     )
     model_name, prompt = _model_and_prompt(words or [], settings)
     with open_model(settings, model_name) as model:

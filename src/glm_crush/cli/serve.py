@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from glm_crush.cli.options import KvDtypeOption, SpeculationOption, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import (
+    DraftModelOption,
+    KvDtypeOption,
+    SpeculationOption,
+    ThreadsOption,
+    WeightFormatOption,
+    settings_from,
+)
 
 __all__ = ["serve"]
 
@@ -40,6 +47,7 @@ def serve(
     weight_format: WeightFormatOption = None,
     kv_dtype: KvDtypeOption = None,
     speculation: SpeculationOption = None,
+    draft_model: DraftModelOption = None,
 ) -> None:
     """Serve a model with the OpenAI API: chat completions, completions, models.
 
@@ -74,6 +82,7 @@ def serve(
         crush__weight_format=weight_format,
         crush__kv_dtype=kv_dtype,
         crush__speculation=speculation,
+        crush__draft_model=draft_model,
     )
     check_exposure(settings)
     configure_logs(settings.api.log_level, settings.observability.log_format)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from glm_crush.config import CrushSettings
 from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.build_drafter import make_drafter
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
-from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -52,6 +52,7 @@ def build_engine(
     *,
     max_context: int | None = None,
     make_executor: MakeExecutor | None = None,
+    draft: LoadedModel | None = None,
     drafter: Drafter | None = None,
 ) -> BuiltEngine:
     """Size the cache, allocate it and wire the engine.
@@ -61,7 +62,8 @@ def build_engine(
         settings: threads, cache, batching.
         max_context: longest prompt and reply; None = what model and memory allow.
         make_executor: None = the native executor.
-        drafter: who guesses tokens ahead; None = as the settings say.
+        draft: the second model that guesses tokens ahead, if there is one (see `load_draft_model`).
+        drafter: who guesses instead of what the settings say.
 
     Raises:
         ConfigError: the settings contradict each other, the model or the memory; states the numbers.
@@ -71,15 +73,18 @@ def build_engine(
             f"max_num_batched_tokens is {settings.max_num_batched_tokens} and max_num_seqs {settings.max_num_seqs}; "
             "a step must have a token for every running request: raise the first or lower the second"
         )
+    models = [loaded] if draft is None else [loaded, draft]
     cache = plan_cache(
         max_position=loaded.compiled.max_position,
-        bytes_per_token=kv_bytes_per_token(loaded.compiled.program, settings.kv_dtype),
+        bytes_per_token=sum(kv_bytes_per_token(model.compiled.program, settings.kv_dtype) for model in models),
         block_size=_BLOCK_SIZE,
         max_context=max_context,
         kv_cache_tokens=settings.kv_cache_tokens,
-        budget_bytes=int(available_memory_bytes() * (1 - _SPARE_SHARE)) - loaded.packed.weight_bytes,
+        budget_bytes=int(available_memory_bytes() * (1 - _SPARE_SHARE))
+        - sum(model.packed.weight_bytes for model in models),
     )
-    executor = (make_executor or _native_executor)(loaded, settings, cache)
+    make_executor = make_executor or _native_executor
+    executor = make_executor(loaded, settings, cache)
     limits = SchedulerLimits(
         max_context=cache.max_context,
         max_num_seqs=settings.max_num_seqs,
@@ -102,14 +107,12 @@ def build_engine(
         make_detokenizer=make_detokenizer,
         grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
-        speculation=_make_speculation(drafter or _make_drafter(settings), settings),
+        speculation=_make_speculation(
+            drafter or make_drafter(settings, loaded, draft, limits, cache, make_executor), settings
+        ),
     )
     release_free_memory()  # what loading took for a moment
     return BuiltEngine(engine, executor, cache, grammars)
-
-
-def _make_drafter(settings: CrushSettings) -> Drafter | None:
-    return None if settings.speculation == "off" else PromptLookup()
 
 
 def _make_speculation(drafter: Drafter | None, settings: CrushSettings) -> Speculation | None:

@@ -14,6 +14,7 @@ _WEIGHT = 0.25
 _FIRST_PAUSE = 16
 _LONGEST_PAUSE = 256
 _HOPEFUL_TOKENS = 16
+_HOPEFUL_LENGTH = 3
 
 
 class DraftRecord:
@@ -23,13 +24,13 @@ class DraftRecord:
         rates: for each certainty, the probability that a guess is right if the ones before it are.
     """
 
-    __slots__ = ("_last_accepted", "_last_try", "_pause", "rates")
+    __slots__ = ("_last_copied", "_last_try", "_pause", "rates")
 
     def __init__(self, first_rates: Sequence[float]) -> None:
         self.rates = list(first_rates)
         self._pause = _FIRST_PAUSE
         self._last_try = 0
-        self._last_accepted = -_HOPEFUL_TOKENS - 1
+        self._last_copied = -_HOPEFUL_TOKENS - 1
 
     def note(self, certainty: int, num_accepted: int, num_drafts: int, position: int) -> float:
         """Take in a draft's outcome at `position` (a count of the reply's tokens); returns the share that was right.
@@ -38,8 +39,9 @@ class DraftRecord:
         """
         rate = 1.0 - (1.0 - self.rates[certainty]) * (1.0 - _WEIGHT) ** num_accepted
         self.rates[certainty] = rate if num_accepted == num_drafts else rate * (1.0 - _WEIGHT)
+        if num_accepted >= _HOPEFUL_LENGTH:
+            self._last_copied = position
         if num_accepted:
-            self._last_accepted = position
             self._pause = _FIRST_PAUSE
         elif self.may_probe(position):  # this was such a try
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -51,5 +53,5 @@ class DraftRecord:
         return position - self._last_try >= self._pause
 
     def is_hopeful(self, position: int) -> bool:
-        """Whether a guess was right only a few tokens ago."""
-        return position - self._last_accepted <= _HOPEFUL_TOKENS
+        """Whether several guesses in a row were right only a few tokens ago."""
+        return position - self._last_copied <= _HOPEFUL_TOKENS

@@ -12,6 +12,7 @@ from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
 from glm_crush.engine.async_engine import AsyncEngine
 from glm_crush.engine.build import MakeExecutor, build_engine
+from glm_crush.engine.build_drafter import load_draft_model
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
 from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
 from glm_crush.engine.sampling_defaults import sampling_defaults
@@ -45,7 +46,11 @@ def serve_loaded_model(
         max_context = _context_of(engine)
     else:
         built = build_engine(
-            loaded, settings.crush, max_context=settings.model.context_length, make_executor=make_executor
+            loaded,
+            settings.crush,
+            max_context=settings.model.context_length,
+            make_executor=make_executor,
+            draft=load_draft_model(settings),
         )
         engine, grammars, max_context = AsyncEngine(built.engine), built.grammars, built.cache.max_context
         codec, replies = _codec(loaded)
@@ -69,9 +74,15 @@ def serve_loaded_model(
 def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProcess:
     """A child that maps the same packed file; it may not be ready yet."""
     api = settings.api
+    draft = load_draft_model(settings)
     return EngineProcess(
         MAKE,
-        packed_engine_arguments(loaded.packed.path, settings.crush, settings.model.context_length),
+        packed_engine_arguments(
+            loaded.packed.path,
+            settings.crush,
+            settings.model.context_length,
+            None if draft is None else draft.packed.path,
+        ),
         max_queue_size=settings.crush.max_queue_size,
         supervision=Supervision(
             hang_seconds=api.engine_hang_seconds,

@@ -140,6 +140,10 @@ class Tokenizer:
             value = value.get("content")
         return value if isinstance(value, str) else None
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the vocabulary writes it, with its id; built anew by each call."""
+        return dict(self._library.get_vocab(with_added_tokens=True))
+
     def definition(self) -> bytes:
         """The tokenizer.json it was built from."""
         return self._source
