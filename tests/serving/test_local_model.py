@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -120,3 +121,24 @@ def test_a_request_beyond_the_queue_is_refused_with_503_and_goes_through_later(a
     many.close()
     patient = api.with_options(max_retries=20)
     assert patient.completions.create(model="tiny", prompt=[1, 2], max_tokens=4).usage.completion_tokens > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.requirement("E7")
+@pytest.mark.parametrize("engine_process", [True, False])
+def test_a_draft_model_guesses_on_a_server_too(loopback_server: Any, tmp_path: Path, engine_process: bool) -> None:
+    """Here the model guesses for itself, so that every guess is right."""
+    path = tiny_checkpoint("llama", tmp_path)
+    flags = {"crush.draft_model": str(path), "api.engine_process": engine_process, "store.home": tmp_path}
+    settings = load_settings(flags={"crush.threads": 1, "crush.kv_cache_tokens": 256, **flags})
+    loaded = load_model(path, cache_dir=tmp_path / "packed")
+    model, engine = serve_loaded_model("tiny", loaded, settings)
+    url, current = loopback_server
+    current.app = create_app([model], ApiSettings())
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        reply = client.completions.create(
+            model="tiny", prompt=[1, 2, 3], max_tokens=20, seed=4, extra_body={"ignore_eos": True}
+        )
+    engine.close()
+    details = reply.usage.completion_tokens_details  # type: ignore[union-attr]
+    assert 0 < details.accepted_prediction_tokens < 20
+    assert details.rejected_prediction_tokens == 0
