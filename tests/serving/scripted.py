@@ -58,11 +58,18 @@ class ScriptedEngine:
     is_alive: bool = True
     prompts: list[str] = field(default_factory=list)
     params: list[SamplingParams] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
     holding: threading.Event = field(default_factory=threading.Event)
 
     async def submit(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, *, resume: bool = False
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         if self.refuse is not None:
             raise self.refuse
@@ -73,6 +80,7 @@ class ScriptedEngine:
         prompt = bytes(prompt_token_ids).decode()
         self.prompts.append(prompt)
         self.params.append(params)
+        self.priorities.append(priority)
         text = self.script(prompt)
         limit = min(len(text), params.max_tokens or len(text))
         try:

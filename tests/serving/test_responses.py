@@ -266,6 +266,13 @@ def test_a_full_queue_makes_background_work_wait(serve: Any, scripted_engine: An
     assert ended(client, response).status == "completed"
 
 
+def test_what_the_engine_refuses_in_the_background_has_failed(serve: Any, scripted_engine: Any) -> None:
+    server = serve(scripted_engine(refuse=ContextLengthError("too long", parameter="prompt")))
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    response = ended(client, create(client, background=True))
+    assert (response.status, response.error.code, response.error.message) == ("failed", "invalid_prompt", "too long")
+
+
 def test_only_what_runs_in_the_background_is_cancelled_or_followed(client: openai.OpenAI) -> None:
     foreground, background = create(client), create(client, background=True)
     assert "closes" not in str(refused(lambda: client.responses.cancel(foreground.id)))

@@ -25,6 +25,7 @@ from glm_crush.serving.gateway.browser_guard import BrowserGuard, names_in
 from glm_crush.serving.gateway.build import build_gateway
 from glm_crush.serving.gateway.cors import cors_middleware
 from glm_crush.serving.health import health_routes
+from glm_crush.serving.in_process import InProcessCaller
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
 from glm_crush.serving.ollama.routes import OLLAMA_ERRORS, ollama_routes
@@ -64,7 +65,8 @@ def create_app(
     limits = gateway_settings or GatewaySettings()
     door = build_gateway(settings, limits, database)
     # What runs in the background is stopped before the gateway writes its last records.
-    parts = [*parts, door, *(() if database is None else (StoredApis(served, database, settings),))]
+    stored = None if database is None else StoredApis(served, database, settings)
+    parts = [*parts, door, *(() if stored is None else (stored,))]
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
@@ -73,6 +75,8 @@ def create_app(
         *added,
         *health_routes(served),
     ]
+    if stored is not None:
+        stored.connect(InProcessCaller(routes, door.gateway))
     documented = [endpoint for endpoint, _ in routes]
 
     async def document(_: Request) -> Response:

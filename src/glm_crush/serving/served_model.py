@@ -18,6 +18,7 @@ from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.gateway.metering import metered
 from glm_crush.serving.model_details import ModelDetails
+from glm_crush.serving.priority import current_priority
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ChatPrompt", "Generation", "GenerationEngine", "Grammars", "ServedModel", "TextCodec", "Watch"]
@@ -30,11 +31,18 @@ class GenerationEngine(Protocol):
     """What serving needs of an engine."""
 
     def submit(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, *, resume: bool = False
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
-        An engine that can be replaced goes on with a reply that has begun if `resume` allows it.
+        Lower `priority` goes first. An engine that can be replaced goes on with a reply that has begun if `resume`
+        allows it.
 
         Raises:
             RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.
@@ -198,7 +206,14 @@ class ServedModel:
         `whole`: nobody sees the reply before it has ended.
         """
         resume = whole or self.resume_streams
-        submit = partial(self.engine.submit, uuid.uuid4().hex, prompt_token_ids, params, resume=resume)
+        submit = partial(
+            self.engine.submit,
+            uuid.uuid4().hex,
+            prompt_token_ids,
+            params,
+            priority=current_priority(),
+            resume=resume,
+        )
         deltas = metered(submit, self.name, prompt_token_ids, params)
         for watch in self.watches:
             deltas = watch(self.name, params, deltas)

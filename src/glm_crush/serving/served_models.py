@@ -99,6 +99,10 @@ class ServedModels:
         """How many requests hold the model of this name, or an alias of it, now."""
         return self._num_users[name]
 
+    def num_all_users(self) -> int:
+        """How many requests hold any model now."""
+        return self._num_users.total()
+
     def _usable_aliases(self) -> list[ModelAlias]:
         """A model's own name counts more than an alias."""
         aliases = self.aliases.all()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from glm_crush.config import ApiSettings
 from glm_crush.errors import StorageError
+from glm_crush.serving.in_process import InProcessCaller
+from glm_crush.serving.openai.batches.routes import OpenBatches, batch_routes
 from glm_crush.serving.openai.files.routes import file_routes
 from glm_crush.serving.openai.responses.routes import response_routes
 from glm_crush.serving.part import ServerPart
@@ -44,11 +46,19 @@ class StoredApis(ServerPart):
         self._opening = asyncio.Lock()
         self._files: FileStore | None = None
         self._responses: ResponseService | None = None
+        self._batches: OpenBatches | None = None
+        self._caller: InProcessCaller | None = None
+        self._owner = uuid.uuid4().hex
+
+    def connect(self, caller: InProcessCaller) -> None:
+        """Give batches the application that they call; known only when all routes are."""
+        self._caller = caller
 
     def routes(self) -> list[ApiRoute]:
         """All of them."""
         return [
             *file_routes(self.files),
+            *batch_routes(self.batches),
             *response_routes(self.responses, ping_interval_seconds=self._ping_interval),
         ]
 
@@ -61,6 +71,8 @@ class StoredApis(ServerPart):
         finally:
             upkeep.cancel()
             await asyncio.gather(upkeep, return_exceptions=True)
+            if self._batches is not None:
+                await self._batches.runner.close()
             if self._responses is not None:
                 await self._responses.close()
 
@@ -85,15 +97,40 @@ class StoredApis(ServerPart):
                 from glm_crush.serving.openai.responses.store import ResponseStore
 
                 ttl = self._database.settings.response_ttl_seconds
-                store = ResponseStore(database, owner=uuid.uuid4().hex, ttl_seconds=ttl)
+                store = ResponseStore(database, owner=self._owner, ttl_seconds=ttl)
                 await store.open()
-                service = ResponseService(self._models, store)
+                admit = None if self._caller is None else self._caller.admit
+                service = ResponseService(self._models, store, admit)
                 await service.recover()
                 self._responses = service
             return self._responses
 
+    async def batches(self) -> OpenBatches:
+        """Batches with their runner; unfinished ones go on. Raises StorageError."""
+        files = await self.files()
+        async with self._opening:
+            if self._batches is None:
+                assert self._caller is not None
+                database = await self._database.open()
+                from glm_crush.serving.openai.batches.runner import BatchRunner
+                from glm_crush.serving.openai.batches.store import BatchStore
+
+                store = BatchStore(database, owner=self._owner)
+                await store.open()
+                runner = BatchRunner(
+                    store,
+                    files,
+                    self._caller,
+                    num_clients=self._models.num_all_users,
+                    concurrency=self._database.settings.batch_concurrency,
+                )
+                runner.wake()
+                self._batches = OpenBatches(store, files, runner, self._caller)
+            return self._batches
+
     async def upkeep(self) -> None:
         """Take over what a crashed server left, and remove what has expired. Raises StorageError."""
+        await self.batches()
         await (await self.responses()).recover()
         await (await self.responses()).store.sweep()
         await (await self.files()).sweep()

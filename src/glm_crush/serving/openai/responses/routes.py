@@ -25,7 +25,7 @@ from glm_crush.serving.openai.responses.turn import check_include
 from glm_crush.serving.openai.responses.writer import encode_event
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
-from glm_crush.serving.tenant import tenant_of
+from glm_crush.serving.tenant import key_of, tenant_of
 
 if TYPE_CHECKING:
     from glm_crush.serving.openai.responses.service import ResponseService
@@ -60,7 +60,7 @@ class _Responses:
 
     async def create(self, http: Request) -> Response:
         request = await read_request(ResponseRequest, http)
-        run = await (await self._open()).create(request, tenant_of(http))
+        run = await (await self._open()).create(request, tenant_of(http), key_of(http))
         if request.stream:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(run.begun.wait(), _REFUSAL_SECONDS)

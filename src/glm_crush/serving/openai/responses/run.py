@@ -16,6 +16,7 @@ from typing import Any
 from glm_crush.errors import OverloadedError, RequestError
 from glm_crush.serving.chat_turn import ChatTurn
 from glm_crush.serving.errors import error_reply
+from glm_crush.serving.gateway.admission import Admission, acting
 from glm_crush.serving.openai.responses.writer import Event, ResponseWriter, Status, encode_event
 
 __all__ = ["Finish", "Run"]
@@ -70,9 +71,13 @@ class Run:
         self._entered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin; on behalf of whoever calls."""
-        self._task = asyncio.create_task(self._work())
+    def start(self, admission: Admission | None = None) -> None:
+        """Begin, on behalf of whoever calls, or of an admission of its own."""
+        if admission is None:
+            self._task = asyncio.create_task(self._work())
+            return
+        with acting(admission):
+            self._task = asyncio.create_task(self._work())
 
     @property
     def is_done(self) -> bool:
@@ -133,9 +138,9 @@ class Run:
                 status = "cancelled"
             except Exception as failure:  # noqa: BLE001 - told to the client, and logged unless it is the client's own
                 status, error = "failed", _error(failure)
-                if not self.begun.is_set():
+                if not self.begun.is_set() and not self._waits:  # the client of one that waits has its id by now
                     self.refusal = failure
-                if not isinstance(failure, (RequestError, OverloadedError)):
+                if error_reply(failure).status == 500:
                     _log.error("response %s failed", self.body["id"], exc_info=failure)
             if not self.left_to_others:
                 await self._close(status, error)

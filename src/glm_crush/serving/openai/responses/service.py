@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,14 @@ from glm_crush.serving.openai.responses.writer import ResponseWriter
 from glm_crush.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
+    from glm_crush.serving.gateway.admission import Admission
     from glm_crush.serving.openai.responses.store import ResponseStore, StoredResponse
 
 __all__ = ["ResponseService"]
 
+Admit = Callable[[str | None, str], Awaitable["Admission"]]
+
+_PATH = "/v1/responses"
 _RENEWAL_SECONDS = 5.0
 _MOST_ATTEMPTS = 3
 
@@ -39,10 +44,12 @@ class ResponseService:
 
     Args:
         models: what answers. store: what keeps.
+        admit: an admission for work that a key queued earlier; None = nothing is metered.
     """
 
-    def __init__(self, models: ServedModels, store: ResponseStore) -> None:
+    def __init__(self, models: ServedModels, store: ResponseStore, admit: Admit | None = None) -> None:
         self._models = models
+        self._admit = admit
         self.store = store
         self._live: dict[str, Run] = {}
         self._renewal: asyncio.Task[None] | None = None
@@ -50,8 +57,8 @@ class ResponseService:
 
     # --- begin ---
 
-    async def create(self, request: ResponseRequest, tenant: str) -> Run:
-        """Begin a response; when this returns it is stored, if it is to be.
+    async def create(self, request: ResponseRequest, tenant: str, key_id: str | None = None) -> Run:
+        """Begin a response on behalf of a key; when this returns it is stored, if it is to be.
 
         Raises:
             RequestError: what is wrong with the request; nothing was stored.
@@ -81,6 +88,7 @@ class ResponseService:
                         request=request.model_dump(mode="json", by_alias=True, exclude_none=True),
                         input=items,
                         body=run.body,
+                        key_id=key_id,
                     ),
                     chain,
                 )
@@ -196,9 +204,14 @@ class ResponseService:
         request = ResponseRequest.model_validate(response.request)
         chain = await self._chain(response.tenant, response.previous_id)
         context = [item for earlier in chain for item in earlier.context()]
-        run = await self._prepare(request, [*context, *response.input], response.id, response.created_at)
-        self._keep(run, response.tenant)
-        run.start()
+        admission = None if self._admit is None else await self._admit(response.key_id, _PATH)
+        try:
+            run = await self._prepare(request, [*context, *response.input], response.id, response.created_at)
+            self._keep(run, response.tenant)
+            run.start(admission)
+        finally:
+            if admission is not None:
+                admission.close(200)
 
     async def _fail(self, response: StoredResponse, message: str) -> None:
         body = {**response.body, "status": "failed", "error": {"code": "server_error", "message": message}}

@@ -35,7 +35,7 @@ from sqlalchemy import (
 
 from glm_crush.serving.openai.responses.items import Item
 from glm_crush.storage.database import Database
-from glm_crush.storage.schema import Schema
+from glm_crush.storage.schema import Schema, add_column
 
 __all__ = ["SCHEMA", "ResponseStore", "StoredResponse"]
 
@@ -45,7 +45,8 @@ WORKING = ("queued", "in_progress")
 _METADATA = MetaData()
 
 
-def _table(metadata: MetaData) -> Table:
+def _first_table(metadata: MetaData) -> Table:
+    """The table of version 1."""
     return Table(
         "responses",
         metadata,
@@ -68,14 +69,19 @@ def _table(metadata: MetaData) -> Table:
     )
 
 
-_RESPONSES = _table(_METADATA)
+_RESPONSES = _first_table(_METADATA)
+_RESPONSES.append_column(Column("key_id", String(200)))
 
 
 def _m001_responses(connection: Connection) -> None:
-    _table(MetaData()).create(connection)  # a change to `_table` copies the old one here
+    _first_table(MetaData()).create(connection)
 
 
-SCHEMA = Schema("responses", _METADATA, (_m001_responses,))
+def _m002_keys(connection: Connection) -> None:
+    add_column(connection, "responses", Column("key_id", String(200)))
+
+
+SCHEMA = Schema("responses", _METADATA, (_m001_responses, _m002_keys))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +91,7 @@ class StoredResponse:
     Attributes:
         request: the body that created it, with what was chosen for it. input: its own items, without those before it.
         body: the response object. events: those of its stream, encoded, if there was one in the background.
-        attempts: how often a server has begun it.
+        attempts: how often a server has begun it. key_id: on whose behalf.
     """
 
     id: str
@@ -99,6 +105,7 @@ class StoredResponse:
     body: dict[str, Any]
     events: tuple[str, ...] | None = None
     attempts: int = 1
+    key_id: str | None = None
 
     @property
     def is_working(self) -> bool:
@@ -146,6 +153,7 @@ class ResponseStore:
             "owner": self._owner,
             "lease_until": self.now() + LEASE_SECONDS,
             "attempts": response.attempts,
+            "key_id": response.key_id,
         }
         ids = [ancestor.id for ancestor in chain]
 
@@ -260,4 +268,5 @@ def _response(row: Row[Any], attempts: int | None = None) -> StoredResponse:
         body=json.loads(row.body),
         events=None if row.events is None else tuple(json.loads(row.events)),
         attempts=row.attempts if attempts is None else attempts,
+        key_id=row.key_id,
     )

@@ -11,6 +11,7 @@ from glm_crush.chat.tool_grammar import styled_schema
 from glm_crush.chat.tool_schema import ToolSchema, tool_schemas
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.chat_turn import ParameterNames, TurnRequest
+from glm_crush.serving.openai.metadata import check_metadata
 from glm_crush.serving.openai.responses.items import Item, chat_messages
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
 from glm_crush.serving.served_model import ServedModel
@@ -23,7 +24,6 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 _PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 _NAMES = ParameterNames(messages="input", answer="text.format")
 _TOOL_FIELDS = {"type", "name", "description", "parameters", "strict"}
-_MOST_METADATA, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
 # Neutral values pass, anything else is a 400 that names the field.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "truncation": (None, "disabled"),
@@ -70,7 +70,7 @@ def check_request(request: ResponseRequest) -> None:
             f"top_logprobs is {request.top_logprobs} but include does not name {LOGPROBS}; add it",
             parameter="top_logprobs",
         )
-    _check_metadata(request.metadata or {})
+    check_metadata(request.metadata or {})
 
 
 def check_include(entries: Iterable[str]) -> None:
@@ -216,16 +216,6 @@ def _json_schema(schema: Mapping[str, Any], *, strict: bool) -> StructuredOutput
         return StructuredOutput.json_schema(styled_schema(schema, lenient=not strict))
     except InvalidParameterError as error:
         raise InvalidParameterError(f"text.format: {error}", parameter="text.format") from error
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    too_long = [key for key, value in metadata.items() if len(key) > _LONGEST_KEY or len(value) > _LONGEST_VALUE]
-    if len(metadata) > _MOST_METADATA or too_long:
-        raise InvalidParameterError(
-            f"metadata has {len(metadata)} entries, {len(too_long)} of them too long; give at most {_MOST_METADATA}, "
-            f"keys of {_LONGEST_KEY} and values of {_LONGEST_VALUE} characters",
-            parameter="metadata",
-        )
 
 
 def _check_neutral(name: str, value: object, accepted: Sequence[object]) -> None:
