@@ -129,8 +129,8 @@ class StoredApis(ServerPart):
             return self._batches
 
     async def upkeep(self) -> None:
-        """Take over what a crashed server left, and remove what has expired. Raises StorageError."""
-        await self.batches()
+        """Take over what crashed servers left, and remove what has expired. Raises StorageError."""
+        (await self.batches()).runner.wake()
         await (await self.responses()).recover()
         await (await self.responses()).store.sweep()
         await (await self.files()).sweep()

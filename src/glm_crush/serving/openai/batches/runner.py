@@ -97,14 +97,16 @@ class BatchRunner:
             await self._batches.release(ids)
 
     async def _run(self) -> None:
-        while True:
+        """As long as there is something to do; what comes later wakes it."""
+        while self._works or self._wake.is_set():
             self._wake.clear()
             try:
                 await self._look_around()
             except StorageError as error:
                 _log.error("batches could not be looked after", exc_info=error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _ROUND_SECONDS)
+            if self._works:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _ROUND_SECONDS)
 
     async def _look_around(self) -> None:
         """Renew leases, end what is cancelled, expired or lost, and take on what nobody works on."""
