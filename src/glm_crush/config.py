@@ -30,6 +30,7 @@ from glm_crush.gateway_settings import GatewaySettings
 __all__ = [
     "ApiSettings",
     "CacheSettings",
+    "ContextPolicy",
     "CrushSettings",
     "GatewaySettings",
     "ModelSettings",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
+ContextPolicy = Literal["refuse", "truncate", "window", "summarise"]
 KvDtype = Literal["bf16", "f32"]
 SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
 
@@ -88,6 +90,9 @@ class CrushSettings:
     )
     draft_model: str | None = _setting(None, "small model with the same tokens that guesses: a store name or a path")
     speculation_max_tokens: int = _setting(12, "most tokens guessed ahead for one request in a step", low=1)
+    context_policy: ContextPolicy = _setting(
+        "refuse", "conversations longer than the context: refuse, truncate, window or summarise older turns"
+    )
     force_kernels: str | None = _setting(
         None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"
     )

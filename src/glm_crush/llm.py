@@ -7,10 +7,13 @@ thread of whoever asks; several threads may ask at once and share the steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from glm_crush.chat.context_policy import ContextPolicy
+from glm_crush.chat.local_context import LocalContext
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import load_settings
@@ -108,6 +111,8 @@ class LLM:
             draft=load_draft_model(settings),
         )
         self.cache = built.cache
+        self._context_policy = settings.crush.context_policy
+        self._context = LocalContext(self.codec, self._complete, built.cache.max_context)
         self._engine = SyncEngine(built.engine, max_in_flight=2 * settings.crush.max_num_seqs)
 
     @property
@@ -208,6 +213,7 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        context_policy: ContextPolicy | None = None,
         **template_kwargs: Any,
     ) -> RequestOutput:
         """Answer a conversation.
@@ -216,6 +222,8 @@ class LLM:
             messages: in the OpenAI shape.
             params: None = the model's own. What `structured` says begins after the reasoning, if there is any.
             tools: function descriptions in the OpenAI shape.
+            context_policy: what becomes of a conversation that is too long: "refuse", "truncate", "window" or
+                "summarise"; None = as configured. `context_note` of the output says what was left out.
             **template_kwargs: switches of the chat template, such as `enable_thinking`.
 
         Raises:
@@ -223,8 +231,17 @@ class LLM:
             RequestError: prompt or parameters cannot be.
             EngineError: the engine stopped.
         """
-        prompt = self.codec.render(messages, tools=tools, **template_kwargs)
-        return self._engine.run([(prompt, self._replies.held(prompt, params or self.default_params))])[0]
+        params = params or self.default_params
+        fitted = self._context.fit(
+            messages,
+            context_policy or self._context_policy,
+            max_tokens=params.max_tokens,
+            tools=tools,
+            variables=template_kwargs,
+        )
+        prompt = self.codec.render(fitted.messages, tools=tools, **template_kwargs)
+        output = self._engine.run([(prompt, self._replies.held(prompt, params))])[0]
+        return output if fitted.note is None else replace(output, context_note=fitted.note)
 
     def stream(
         self,
@@ -232,6 +249,7 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        context_policy: ContextPolicy | None = None,
         **template_kwargs: Any,
     ) -> Iterator[RequestDelta]:
         """Like `generate` for one prompt, or `chat` for messages, token by token; closing the iterator aborts.
@@ -240,9 +258,14 @@ class LLM:
         """
         params = params or self.default_params
         if not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            token_ids: Sequence[int] = self.codec.render(
-                cast("Sequence[Message]", prompt), tools=tools, **template_kwargs
+            fitted = self._context.fit(
+                cast("Sequence[Message]", prompt),
+                context_policy or self._context_policy,
+                max_tokens=params.max_tokens,
+                tools=tools,
+                variables=template_kwargs,
             )
+            token_ids: Sequence[int] = self.codec.render(fitted.messages, tools=tools, **template_kwargs)
             params = self._replies.held(token_ids, params)
         else:
             token_ids = self._encode(cast("Prompt", prompt))
@@ -259,6 +282,9 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _complete(self, prompt: Sequence[int], params: SamplingParams) -> RequestOutput:
+        return self._engine.run([(prompt, params)])[0]
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         return self.codec.encode(prompt) if isinstance(prompt, str) else prompt

@@ -18,6 +18,7 @@ __all__ = [
     "PRESETS",
     "CacheReport",
     "CompletionOutput",
+    "ContextNote",
     "FinishReason",
     "Message",
     "RequestOutput",
@@ -320,12 +321,42 @@ class CacheReport:
     cached_token_id: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContextNote:
+    """What was done to a conversation.
+
+    Attributes:
+        context_length: of the model. num_tokens_before, num_tokens: of the whole prompt, and as it was given.
+        dropped: positions of the messages that were left out, or that stand in the summary now.
+        shortened: position of the message whose middle was cut out. summary: what stands for the dropped ones.
+    """
+
+    policy: Literal["refuse", "truncate", "window", "summarise"]
+    context_length: int
+    num_tokens_before: int
+    num_tokens: int
+    dropped: tuple[int, ...] = ()
+    shortened: int | None = None
+    summary: str | None = None
+
+    def describe(self) -> str:
+        """One line for people and headers."""
+        parts = [f"{self.num_tokens_before} tokens became {self.num_tokens}"]
+        if self.dropped:
+            verb = "summarised" if self.summary is not None else "left out"
+            parts.append(f"messages {self.dropped[0]} to {self.dropped[-1]} {verb}")
+        if self.shortened is not None:
+            parts.append(f"the middle of message {self.shortened} left out")
+        return f"{self.policy}: {', '.join(parts)}"
+
+
 @dataclass(frozen=True)
 class RequestOutput:
     """What a request has produced: its prompt and one `CompletionOutput` per reply.
 
     Attributes:
         cache_report: of the reply that found least; None until it ends, and without a prefix cache.
+        context_note: what was left out of a conversation that was too long; None = nothing.
     """
 
     request_id: str
@@ -336,3 +367,4 @@ class RequestOutput:
     time_to_first_token_seconds: float | None = None
     elapsed_seconds: float | None = None
     cache_report: CacheReport | None = None
+    context_note: ContextNote | None = None

@@ -41,6 +41,16 @@ def test_parameters_and_thinking_reach_the_server_and_defaults_do_not(start_serv
     assert server.engine.prompts == ["user:Hi|enable_thinking=False|assistant:"]
 
 
+def test_the_server_is_told_what_to_do_with_a_long_conversation_and_says_what_it_did(start_server: Start) -> None:
+    server = start_server()
+    messages: Any = [{"role": "user", "content": f"{i}" * 400} for i in range(4)]
+    params = SamplingParams(max_tokens=5)
+    with pytest.raises(RequestError, match="the context holds 1000"):
+        ask(server.url, Turn(messages=messages, params=params))
+    _, stats = ask(server.url, Turn(messages=messages, params=params, context_policy="truncate"))
+    assert stats.context_note == "truncate: 1634 tokens became 822, messages 0 to 1 left out"
+
+
 def test_a_raw_prompt_is_a_completion(start_server: Start) -> None:
     server = start_server()
     ask(server.url, Turn(raw_prompt="abc", params=SamplingParams(max_tokens=None)))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from glm_crush.errors import ConfigError, GlmError, InvalidParameterError
+from tests.models.tiny import tiny_checkpoint
 
 Glm = Callable[..., Any]
 TEXT = "the quick brown fox jumps over the lazy dog " * 40
@@ -61,6 +62,18 @@ def test_a_preset_samples_by_purpose(glm: Glm, tiny_llama: Path) -> None:
     assert reply(glm, *arguments, "--preset", "creative")["text"] == creative
     with pytest.raises(InvalidParameterError, match="preset is 'loud'"):
         glm("run", *arguments, "--preset", "loud")
+
+
+@pytest.mark.requirement("E9")
+@pytest.mark.parametrize("policy", ["truncate", "window", "summarise"])
+def test_a_chat_goes_on_beyond_the_context_where_a_policy_says_how(glm: Glm, tmp_path: Path, policy: str) -> None:
+    model = tiny_checkpoint("llama", tmp_path, max_position_embeddings=768)
+    words = ("chat", str(model), "--max-tokens", "8", "--seed", "1")
+    lines = "\n".join(f"this is question {i} of a long conversation " * 4 for i in range(9))
+    assert "the context holds" in glm(*words, stdin=lines).stderr
+    talk = glm(*words, "--context-policy", policy, stdin=lines)
+    assert "the context holds" not in talk.stderr
+    assert f"{policy}: " in talk.stderr
 
 
 def test_standard_input_goes_along_with_the_prompt(glm: Glm, tiny_llama: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from glm_crush.config import ContextPolicy
 from glm_crush.types import FinishReason, Message, SamplingParams
 
 __all__ = ["ChatBackend", "ReplyStats", "Turn"]
@@ -20,6 +21,7 @@ class ReplyStats:
 
     Attributes:
         drafted_tokens, accepted_tokens: guessed ahead, and those of them in the reply.
+        context_note: what was left out of the conversation; "" = nothing.
     """
 
     prompt_tokens: int
@@ -30,6 +32,7 @@ class ReplyStats:
     finish_reason: FinishReason | None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    context_note: str = ""
 
     @property
     def decode_tokens_per_second(self) -> float | None:
@@ -52,6 +55,7 @@ class Turn:
         messages: a conversation; empty when `raw_prompt` is given, which goes to the model as it is.
         params: None = the model's own defaults, with no limit but the context.
         thinking: None = as the model's template does by itself.
+        context_policy: what becomes of messages that do not fit.
         best_of: replies that are made; the likeliest is the answer.
     """
 
@@ -60,6 +64,7 @@ class Turn:
     params: SamplingParams
     thinking: bool | None = None
     best_of: int = 1
+    context_policy: ContextPolicy = "refuse"
 
 
 class ChatBackend(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glm_crush.cli.options import ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import ContextPolicyOption, ThreadsOption, WeightFormatOption, settings_from
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
     MinPOption,
@@ -49,6 +49,7 @@ def chat(
         bool | None, typer.Option("--think/--no-think", help="Let the model reason first, where its template can.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show token counts and speed.")] = False,
+    context_policy: ContextPolicyOption = None,
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
 ) -> None:
@@ -58,7 +59,13 @@ def chat(
     from glm_crush.cli.conversation import Conversation
     from glm_crush.cli.sampling_options import given_params
 
-    settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format, api__key=api_key)
+    settings = settings_from(
+        ctx,
+        crush__threads=threads,
+        crush__weight_format=weight_format,
+        crush__context_policy=context_policy,
+        api__key=api_key,
+    )
     with _open_backend(settings, model, url) as backend:
         params = given_params(
             backend.default_params,
@@ -71,7 +78,13 @@ def chat(
             seed=seed,
             max_tokens=max_tokens,
         )
-        conversation = Conversation(params, system=system, thinking=think, verbose=verbose)
+        conversation = Conversation(
+            params,
+            system=system,
+            thinking=think,
+            verbose=verbose,
+            context_policy=settings.crush.context_policy,
+        )
         commands = ChatCommands(conversation, backend, settings.store.home / "chats")
         _greet(backend)
         chat_loop(backend, conversation, commands, line_reader(settings.store.home / "chat_history"), sys.stdout)

@@ -59,6 +59,8 @@ def _answer(backend: ChatBackend, conversation: Conversation, turn: Turn, out: T
         standard_error().print("[yellow]stopped[/] [dim](/retry answers again)[/]")
     elif stats.finish_reason == "length":
         standard_error().print("[yellow]the reply reached its limit[/] [dim](/set parameter max_tokens N)[/]")
+    if stats is not None and stats.context_note:
+        standard_error().print(stats.context_note, style="yellow", markup=False)
     if stats is not None and conversation.verbose:
         print_stats(stats)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_crush.cli.backend import Turn
+from glm_crush.config import ContextPolicy
 from glm_crush.errors import GlmError, RequestError
 from glm_crush.types import Message, SamplingParams
 
@@ -25,6 +26,7 @@ class Conversation:
     Attributes:
         messages: user and assistant turns so far; the system prompt is kept apart.
         thinking: None = as the model's template does by itself.
+        context_policy: what becomes of messages that no longer fit.
     """
 
     params: SamplingParams
@@ -33,6 +35,7 @@ class Conversation:
     thinking: bool | None = None
     verbose: bool = False
     keep_history: bool = True
+    context_policy: ContextPolicy = "refuse"
 
     def ask(self, text: str) -> Turn:
         """Append a user message; the turn that answers it."""
@@ -44,7 +47,12 @@ class Conversation:
     def turn(self) -> Turn:
         """The conversation as it stands, to be answered."""
         system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        return Turn(messages=[*system, *self.messages], params=self.params, thinking=self.thinking)
+        return Turn(
+            messages=[*system, *self.messages],
+            params=self.params,
+            thinking=self.thinking,
+            context_policy=self.context_policy,
+        )
 
     def answer(self, text: str) -> None:
         """Append the model's reply, whole or as far as it came; an empty one takes its question back."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from glm_crush.chat.local_context import LocalContext
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.cli.backend import ReplyStats, Turn
 from glm_crush.engine.best_of import MeanLogprob, best_of_params, select_best
 from glm_crush.engine.output import OutputCollector
-from glm_crush.types import SamplingParams
+from glm_crush.types import ContextNote, SamplingParams
 
 if TYPE_CHECKING:
     from glm_crush.cli.models import OpenModel
@@ -25,6 +26,9 @@ class LocalBackend:
 
     def __init__(self, model: OpenModel) -> None:
         self._model = model
+        self._context = LocalContext(
+            model.codec, lambda prompt, params: model.engine.run([(prompt, params)])[0], model.max_context
+        )
 
     @property
     def name(self) -> str:
@@ -58,7 +62,7 @@ class LocalBackend:
 
     def reply(self, turn: Turn) -> Generator[str, None, ReplyStats]:
         """Stream a reply; see `ChatBackend.reply`."""
-        prompt = self._encode(turn)
+        prompt, note = self._encode(turn)
         num_tokens = 0
         last = None
         params = turn.params
@@ -92,12 +96,16 @@ class LocalBackend:
             time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
             elapsed_seconds=last.stats.elapsed_seconds,
             finish_reason=finish_reason,
+            context_note="" if note is None else note.describe(),
             drafted_tokens=last.stats.num_drafted_tokens,
             accepted_tokens=last.stats.num_accepted_tokens,
         )
 
-    def _encode(self, turn: Turn) -> Sequence[int]:
+    def _encode(self, turn: Turn) -> tuple[Sequence[int], ContextNote | None]:
         if turn.raw_prompt is not None:
-            return self._model.codec.encode(turn.raw_prompt)
+            return self._model.codec.encode(turn.raw_prompt), None
         variables: dict[str, Any] = {} if turn.thinking is None else {"enable_thinking": turn.thinking}
-        return self._model.codec.render(turn.messages, **variables)
+        fitted = self._context.fit(
+            turn.messages, turn.context_policy, max_tokens=turn.params.max_tokens, variables=variables
+        )
+        return self._model.codec.render(fitted.messages, **variables), fitted.note

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from glm_crush.config import Settings
 
 __all__ = [
+    "ContextPolicy",
+    "ContextPolicyOption",
     "DraftModelOption",
     "JsonOption",
     "KvDtype",
@@ -39,6 +41,15 @@ class WeightFormat(StrEnum):
     q8 = "q8"
     bf16 = "bf16"
     f32 = "f32"
+
+
+class ContextPolicy(StrEnum):
+    """What becomes of conversations that are too long."""
+
+    refuse = "refuse"
+    truncate = "truncate"
+    window = "window"
+    summarise = "summarise"
 
 
 class KvDtype(StrEnum):
@@ -68,6 +79,10 @@ ThreadsOption = Annotated[
 WeightFormatOption = Annotated[
     WeightFormat | None,
     typer.Option("--weight-format", "-w", help="Run-time weights; default: as the source has them."),
+]
+ContextPolicyOption = Annotated[
+    ContextPolicy | None,
+    typer.Option("--context-policy", help="What becomes of a conversation that is too long; default: refuse."),
 ]
 KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache.")]
 DraftModelOption = Annotated[

@@ -86,6 +86,7 @@ class RemoteBackend:
                 if response.status_code != 200:
                     response.read()
                     raise _refusal(response)
+                note = response.headers.get("x-context", "")
                 for event in _events(response):
                     usage = event.get("usage") or usage
                     for choice in event["choices"]:
@@ -107,6 +108,7 @@ class RemoteBackend:
             time_to_first_token_seconds=(first or now) - started,
             elapsed_seconds=now - started,
             finish_reason=reason,
+            context_note=note,
             drafted_tokens=accepted + (reply_details.get("rejected_prediction_tokens") or 0),
             accepted_tokens=accepted,
         )
@@ -126,6 +128,8 @@ class RemoteBackend:
             return {"max_tokens": 2**20, **body, "prompt": turn.raw_prompt}
         if turn.thinking is not None:
             body["chat_template_kwargs"] = {"enable_thinking": turn.thinking}
+        if turn.context_policy != "refuse":  # other servers do not know it
+            body["context_policy"] = turn.context_policy
         return {**body, "messages": list(turn.messages)}
 
     def _choose(self, model: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glm_crush.cli.options import (
+    ContextPolicyOption,
     DraftModelOption,
     KvDtypeOption,
     SpeculationOption,
@@ -48,6 +49,7 @@ def serve(
     kv_dtype: KvDtypeOption = None,
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
+    context_policy: ContextPolicyOption = None,
 ) -> None:
     """Serve a model with the OpenAI API: chat completions, completions, models.
 
@@ -83,6 +85,7 @@ def serve(
         crush__kv_dtype=kv_dtype,
         crush__speculation=speculation,
         crush__draft_model=draft_model,
+        crush__context_policy=context_policy,
     )
     check_exposure(settings)
     configure_logs(settings.api.log_level, settings.observability.log_format)

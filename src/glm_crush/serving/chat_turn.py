@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from glm_crush.chat.context_policy import ContextPolicy
 from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
@@ -18,8 +19,9 @@ from glm_crush.engine.output import OutputCollector, RequestDelta, RequestStats
 from glm_crush.errors import InvalidParameterError, RequestError
 from glm_crush.serving.deltas import check_delta
 from glm_crush.serving.served_model import ChatPrompt, ServedModel
+from glm_crush.serving.turn_context import fit_messages
 from glm_crush.serving.turn_result import TurnReply, TurnResult, turn_reply
-from glm_crush.types import Message, SamplingParams, StructuredOutput, TokenLogprobs, Usage
+from glm_crush.types import ContextNote, Message, SamplingParams, StructuredOutput, TokenLogprobs, Usage
 
 __all__ = ["ChatTurn", "ParameterNames", "TurnDelta", "TurnRequest", "prepare_turn"]
 
@@ -43,6 +45,7 @@ class TurnRequest:
     Attributes:
         messages: in the OpenAI shape, text only. wish: tools, and what the answer must look like.
         variables: switches of the chat template, such as `enable_thinking`.
+        context_policy: what becomes of messages that do not fit; None = as the server is set.
         prefill: how the reply begins already; what is generated goes on from there.
         context_token_ids: tokens before the rendered conversation, such as those of an earlier turn.
         max_reasoning_tokens: after so many tokens of reasoning it ends and the answer begins; None = no bound.
@@ -54,6 +57,7 @@ class TurnRequest:
     wish: ReplyWish = field(default_factory=ReplyWish)
     variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool = True
+    context_policy: ContextPolicy | None = None
     prefill: str = ""
     context_token_ids: Sequence[int] = ()
     max_reasoning_tokens: int | None = None
@@ -89,12 +93,14 @@ async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
     Raises:
         InvalidParameterError: the wishes cannot be had together or not from this model; names the parameter.
         TemplateError: the template refuses the conversation, or the model has none.
+        ContextLengthError: the policy cannot make the conversation fit.
     """
+    request, note = await _fitted(model, request)
     prompt_ids = await model.encode_chat(_prompt(model, request))
     if request.context_token_ids:
         prompt_ids = _continued(model, request.context_token_ids, prompt_ids)
     params = await _with_form(model, request, prompt_ids)
-    return ChatTurn(model, request, prompt_ids, params)
+    return ChatTurn(model, request, prompt_ids, params, note)
 
 
 async def prepare_text(
@@ -126,6 +132,7 @@ class ChatTurn:
 
     Attributes:
         prompt_token_ids: the rendered conversation. params: with the grammar that holds the reply.
+        context_note: what was left out of the conversation; None = nothing.
     """
 
     def __init__(
@@ -134,12 +141,14 @@ class ChatTurn:
         request: TurnRequest,
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
+        context_note: ContextNote | None = None,
         *,
         parses: bool = True,
     ) -> None:
         self.model = model
         self.prompt_token_ids = prompt_token_ids
         self.params = params
+        self.context_note = context_note
         self._request = request
         self._parsers: dict[int, ReplyParser] = {}
         self._parses = parses and model.replies is not None and model.replies.needs_parser(request.wish)
@@ -242,6 +251,27 @@ class ChatTurn:
             if error.parameter == "prompt":
                 error.parameter = self._request.names.messages
             raise
+
+
+async def _fitted(model: ServedModel, request: TurnRequest) -> tuple[TurnRequest, ContextNote | None]:
+    """The turn with as much of its conversation as fits, by its policy."""
+
+    async def ask(messages: Sequence[Message], max_tokens: int) -> str:
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        variables = {"enable_thinking": False}
+        asked = TurnRequest(messages=messages, params=params, variables=variables, context_policy="refuse")
+        result = await (await prepare_turn(model, asked)).result()
+        return result.replies[0].content
+
+    fitted = await fit_messages(
+        model,
+        request.messages,
+        request.context_policy or model.context_policy,
+        max_tokens=request.params.max_tokens,
+        make_prompt=lambda messages: _prompt(model, replace(request, messages=messages)),
+        ask=ask,
+    )
+    return (request if fitted.note is None else replace(request, messages=fitted.messages)), fitted.note
 
 
 def _prompt(model: ServedModel, request: TurnRequest) -> ChatPrompt:

@@ -63,6 +63,7 @@ def serve_loaded_model(
         grammars=grammars,
         context_length=max_context,
         vocab_size=loaded.compiled.program.vocab_size,
+        context_policy=settings.crush.context_policy,
         default_params=sampling_defaults(loaded.generation_config),
         resume_streams=settings.api.resume_streams,
         details=ModelDetails.of(loaded),

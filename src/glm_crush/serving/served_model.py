@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
+from glm_crush.chat.context_policy import ContextPolicy
+from glm_crush.chat.conversation_summary import SummaryCache
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
@@ -140,6 +142,7 @@ class ServedModel:
         resume_streams: whether replies that a client has begun to read may be gone on with by another engine.
         preface: messages before every conversation; its system message only where the conversation has none.
         details: for those who ask what it is.
+        context_policy: for conversations that are too long and say nothing. summaries: of their older turns.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
         watches: see every generation, the first one closest to the engine.
     """
@@ -154,6 +157,8 @@ class ServedModel:
     grammars: Grammars | None = None
     preface: Sequence[Message] = ()
     details: ModelDetails = field(default_factory=ModelDetails)
+    context_policy: ContextPolicy = "refuse"
+    summaries: SummaryCache = field(default_factory=SummaryCache)
     fingerprint: str = "glm-crush"
     resume_streams: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
@@ -161,11 +166,9 @@ class ServedModel:
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Token ids of a conversation; large ones are rendered off the event loop."""
-        if self.preface:
-            prompt = replace(prompt, messages=self._with_preface(prompt.messages))
         size = sum(len(str(message.get("content") or "")) for message in prompt.messages)
         size += sum(len(str(tool)) for tool in prompt.tools or ())
-        return await self._off_loop(size, self._render, prompt)
+        return await self._off_loop(size, self.render, prompt)
 
     async def encode_text(self, text: str) -> list[int]:
         """Token ids of a plain prompt."""
@@ -224,7 +227,10 @@ class ServedModel:
             return [*self.preface, *messages]
         return [messages[0], *(given for given in self.preface if given.get("role") != "system"), *messages[1:]]
 
-    def _render(self, prompt: ChatPrompt) -> list[int]:
+    def render(self, prompt: ChatPrompt) -> list[int]:
+        """Token ids of a conversation, here and now; `encode_chat` is for event loops."""
+        if self.preface:
+            prompt = replace(prompt, messages=self._with_preface(prompt.messages))
         given = {name: value for name in ("tools", "prefill") if (value := getattr(prompt, name))}
         return self.codec.render(
             prompt.messages, add_generation_prompt=prompt.add_generation_prompt, **prompt.variables, **given

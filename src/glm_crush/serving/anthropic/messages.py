@@ -58,7 +58,8 @@ class Messages:
         _check_version(http)
         request = await read_request(CountTokensRequest, http)
         model = await hold_model(self._models, request.model, http)
-        turn = await prepare_turn(model, turn_request(request, SamplingParams()))
+        whole = replace(turn_request(request, SamplingParams()), context_policy="refuse")
+        turn = await prepare_turn(model, whole)
         return json_response({"input_tokens": len(turn.prompt_token_ids)})
 
 

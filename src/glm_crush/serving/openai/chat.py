@@ -17,6 +17,7 @@ from glm_crush.serving.openai.reply_wish import reply_wish
 from glm_crush.serving.routing import hold_model
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.turn_context import context_headers
 from glm_crush.types import Message
 
 __all__ = ["ChatCompletions", "chat_message", "turn_request"]
@@ -38,9 +39,14 @@ class ChatCompletions:
         if request.stream:
             include_usage = request.stream_options is not None and request.stream_options.include_usage
             events = chat_events(turn, head, include_usage=include_usage)
-            return EventStream(events, encode_error=error_event, ping_interval_seconds=self._ping_interval)
-        reply = await run_until_disconnect(chat_completion(turn, head), http.receive)
-        return Response(status_code=499) if reply is None else json_response(reply)
+            response: Response = EventStream(
+                events, encode_error=error_event, ping_interval_seconds=self._ping_interval
+            )
+        else:
+            reply = await run_until_disconnect(chat_completion(turn, head), http.receive)
+            response = Response(status_code=499) if reply is None else json_response(reply)
+        response.headers.update(context_headers(turn.context_note))
+        return response
 
 
 def turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
@@ -55,6 +61,7 @@ def turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
         wish=reply_wish(request),
         variables=request.chat_template_kwargs or {},
         add_generation_prompt=request.add_generation_prompt is not False,
+        context_policy=request.context_policy,
         names=ParameterNames(answer="structured_outputs" if request.structured_outputs else "response_format"),
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from glm_crush.serving.errors import error_reply
@@ -12,6 +14,7 @@ from glm_crush.types import Usage
 __all__ = ["DONE", "ChunkWriter", "ReplyHead", "error_event", "usage_object"]
 
 DONE = b"data: [DONE]\n\n"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,9 @@ class ChunkWriter:
         """One chunk of a text completion."""
         return self._choice(index, f'"text":{json.dumps(text)}', finish_reason, logprobs)
 
-    def usage(self, usage: Usage, num_reasoning_tokens: int = 0) -> bytes:
-        """The last chunk before [DONE]: no choices, only the counts."""
-        counts = json.dumps(usage_object(usage, num_reasoning_tokens), separators=(",", ":"))
+    def usage(self, usage: Usage, num_reasoning_tokens: int = 0, more: Mapping[str, Any] = _NOTHING) -> bytes:
+        """The last chunk before [DONE]: no choices, only the counts, and `more` of them."""
+        counts = json.dumps({**usage_object(usage, num_reasoning_tokens), **more}, separators=(",", ":"))
         return f'{self._head}"choices":[],"usage":{counts}}}\n\n'.encode()
 
     def _choice(self, index: int, content: str, finish_reason: str | None, logprobs: object) -> bytes:

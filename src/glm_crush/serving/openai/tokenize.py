@@ -133,6 +133,7 @@ async def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
         wish=ReplyWish(tools=tools, schemas=tool_schemas(tools), choice="auto" if tools else "none"),
         variables=request.chat_template_kwargs or {},
         add_generation_prompt=request.add_generation_prompt is not False,
+        context_policy="refuse",  # all of it is counted
     )
     return list((await prepare_turn(model, turn)).prompt_token_ids)
 
