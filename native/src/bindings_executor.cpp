@@ -26,6 +26,13 @@ using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 int integer(nb::handle object, const char* name) { return nb::cast<int>(object.attr(name)); }
 float number(nb::handle object, const char* name) { return nb::cast<float>(object.attr(name)); }
 
+CacheType cache_type(const std::string& name) {
+  if (name == "bf16") return CacheType::bf16;
+  if (name == "f32") return CacheType::f32;
+  if (name == "int8") return CacheType::int8;
+  throw std::invalid_argument("kv_dtype is '" + name + "'; give bf16, int8 or f32");
+}
+
 // Turns the Program dataclasses into operations; keeps the Python arrays that own the weights alive.
 class ProgramReader {
  public:
@@ -250,8 +257,7 @@ class PyExecutor {
     options.num_threads = num_threads;
     options.max_tokens = max_tokens;
     options.num_blocks = num_blocks;
-    if (kv_dtype != "bf16" && kv_dtype != "f32") throw std::invalid_argument("kv_dtype is '" + kv_dtype + "'; give bf16 or f32");
-    options.cache_type = kv_dtype == "bf16" ? CacheType::bf16 : CacheType::f32;
+    options.cache_type = cache_type(kv_dtype);
     options.kernels = &select_kernels(kernels ? kernels->c_str() : nullptr);
     executor_ = std::make_unique<Executor>(ProgramReader(packed, owners_).read(program), options);
   }

@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "glm_crush/kernels.h"
@@ -37,7 +38,7 @@ int index_of(const std::string& name, std::initializer_list<const char*> names) 
   throw std::invalid_argument("'" + name + "' is unknown");
 }
 int format_index(const std::string& name) { return index_of(name, {"q4", "q4a", "q8g", "q8", "bf16", "f32"}); }
-CacheType cache_type(const std::string& name) { return static_cast<CacheType>(index_of(name, {"bf16", "f32"})); }
+CacheType cache_type(const std::string& name) { return static_cast<CacheType>(index_of(name, {"bf16", "f32", "int8"})); }
 
 template <class Array>
 int size(const Array& array, size_t dimension) { return static_cast<int>(array.shape(dimension)); }
@@ -142,19 +143,21 @@ double vocabulary_sum(const std::string& variant, In1<float> logits, float inver
 void attention(const std::string& variant, const std::string& kv_dtype, In3<float> keys, In3<float> values, In1<int32_t> blocks, int kv_head, In2<float> queries,
                float scale, In1<int32_t> first_key, In1<int32_t> last_key, int chunk_begin, int chunk_end, Out1<float> m, Out1<float> l, Out2<float> o) {
   const KernelTable& kernels = select_kernels(variant.c_str());
-  CacheShape shape{cache_type(kv_dtype), size(keys, 1), (size(keys, 2) + 1) / 2 * 2, (size(values, 2) + 15) / 16 * 16};
+  CacheShape shape{cache_type(kv_dtype), size(keys, 1), (size(keys, 2) + 3) / 4 * 4, (size(values, 2) + 15) / 16 * 16};
   if (size(o, 1) != shape.value_dim || size(queries, 0) > kMaxTileRows) throw std::invalid_argument("o or queries have the wrong shape");
   int32_t num_blocks = 0;
   for (size_t i = 0; i < blocks.size(); ++i) num_blocks = std::max(num_blocks, blocks.data()[i] + 1);
   AlignedBuffer<uint8_t> layer(static_cast<size_t>(num_blocks) * shape.block_bytes());
   std::memset(layer.data(), 0xff, layer.size());  // NaN wherever nothing was written
+  std::vector<float> key(static_cast<size_t>(shape.key_dim));  // zero in the padding
   for (int position = 0; position < size(keys, 0); ++position)
     for (int head = 0; head < shape.num_kv_heads; ++head) {
       const size_t at = static_cast<size_t>(position) * keys.shape(1) + static_cast<size_t>(head);
       uint8_t* slab = layer.data() + static_cast<size_t>(blocks.data()[position / kBlockTokens]) * shape.block_bytes() + static_cast<size_t>(head) * shape.slab_bytes();
-      kernels.store_kv(shape, slab, position % kBlockTokens, keys.data() + at * keys.shape(2), values.data() + at * values.shape(2), size(values, 2));
+      std::copy_n(keys.data() + at * keys.shape(2), keys.shape(2), key.data());
+      kernels.store_kv(shape, slab, position % kBlockTokens, key.data(), values.data() + at * values.shape(2), size(values, 2));
     }
-  const size_t row_bytes = static_cast<size_t>(shape.key_dim) * shape.element_bytes();
+  const size_t row_bytes = shape.query_bytes();
   AlignedBuffer<uint8_t> rows(queries.shape(0) * row_bytes);
   for (size_t row = 0; row < queries.shape(0); ++row)
     kernels.store_query(shape.type, queries.data() + row * queries.shape(1), size(queries, 1), shape.key_dim, scale, rows.data() + row * row_bytes);

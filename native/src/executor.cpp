@@ -36,7 +36,7 @@ Needs find_needs(const Program& program) {
       needs.heads = std::max(needs.heads, heads->num_heads);
     }
     if (auto* attention = std::get_if<AttentionOp>(&op)) {
-      needs.query_elements = std::max(needs.query_elements, attention->num_heads * round_up(attention->key_dim, 2));
+      needs.query_elements = std::max(needs.query_elements, attention->num_heads * round_up(attention->key_dim, 4));
       needs.query_rows = std::max(needs.query_rows, attention->num_heads);
       needs.value_dim = std::max(needs.value_dim, round_up(attention->value_dim, 16));
     }
@@ -91,7 +91,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   }
   for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
   for (const CacheLayer& layer : program_.caches) {
-    cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 2), round_up(layer.value_dim, 16)});
+    cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 4), round_up(layer.value_dim, 16)});
     caches_.emplace_back(cache_shapes_.back().block_bytes() * static_cast<size_t>(options_.num_blocks));
   }
   for (const Rope& rope : program_.ropes) {

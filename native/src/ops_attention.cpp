@@ -57,7 +57,6 @@ void StepRunner::execute(const AttentionOp& op) {
 // Items are (kv head, token): norm, rotate and cache the key, cache the value, prepare the queries that read them.
 void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
   const CacheShape& shape = executor.cache_shapes_[static_cast<size_t>(op.cache)];
-  const size_t element = shape.element_bytes();
   const Rope* rope = op.rope >= 0 ? &executor.program_.ropes[static_cast<size_t>(op.rope)] : nullptr;
   const size_t half = rope ? rope->inv_freq.size() : 0;
   int32_t* first_key = executor.key_limits_.data();
@@ -88,7 +87,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
         if (shape.key_dim != op.key_dim) {
           float* padded = scratch.row.data();
           std::copy(key, key + op.key_dim, padded);
-          padded[op.key_dim] = 0.0f;
+          std::fill(padded + op.key_dim, padded + shape.key_dim, 0.0f);
           key = padded;
         }
         kernels.store_kv(shape, slab, position % kBlockTokens, key, row(op.value, t) + kv_head * op.value_dim, op.value_dim);
@@ -97,7 +96,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
         const size_t at = static_cast<size_t>(first_head) * static_cast<size_t>(tokens) + static_cast<size_t>(t * num_heads + h - first_head);
         const float* query = turn(row(op.query, t) + h * op.key_dim, op.query_norm, t);
         kernels.store_query(shape.type, query, op.key_dim, shape.key_dim, op.scale * kLog2e,
-                            executor.queries_.data() + at * static_cast<size_t>(shape.key_dim) * element);
+                            executor.queries_.data() + at * shape.query_bytes());
         first_key[at] = op.window > 0 ? std::max(0, position + 1 - op.window) : 0;
         last_key[at] = op.causal ? position + 1 : batch.context_lens[static_cast<size_t>(executor.sequence_of_token_[static_cast<size_t>(t)])];
       }
@@ -119,7 +118,7 @@ void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, floa
   args.first_key = executor.key_limits_.data() + tile.first_row;
   args.last_key = args.first_key + all_rows;
   args.chunk_end = std::min(args.chunk_begin + kChunkKeys, args.last_key[args.num_rows - 1]);
-  args.queries = executor.queries_.data() + static_cast<size_t>(tile.first_row) * static_cast<size_t>(shape.key_dim) * shape.element_bytes();
+  args.queries = executor.queries_.data() + static_cast<size_t>(tile.first_row) * shape.query_bytes();
   args.m = m;
   args.l = l;
   args.o = o;

@@ -77,18 +77,30 @@ struct MatmulArgs {
 // Paged key/value cache of one layer. A block holds 16 tokens; per block and kv head one slab:
 //   bf16: keys [key_dim/2][16 tokens][2] then values [8 token pairs][value_dim][2]
 //   f32:  keys [key_dim][16 tokens]      then values [16 tokens][value_dim]
-// key_dim is padded to an even number, value_dim to a multiple of 16, slabs to 64 bytes.
+//   int8: keys [key_dim/4][16 tokens][4] as code + 128, values [4 token quads][value_dim][4], then bfloat16 scales
+//         [key groups][16 tokens] and [value groups][16 tokens]; x ~ scale * code, one scale per token and group of
+//         kCacheGroup dimensions; whole groups of keys are rotated by a Hadamard matrix
+// key_dim is padded to a multiple of 4, value_dim to a multiple of 16, slabs to 64 bytes.
 inline constexpr int kBlockTokens = 16;
-enum class CacheType : int { bf16 = 0, f32 };
+inline constexpr int kCacheGroup = 64;
+enum class CacheType : int { bf16 = 0, f32, int8 };
 struct CacheShape {
   CacheType type;
   int num_kv_heads;
-  int key_dim;    // even
+  int key_dim;    // as stored: multiple of 4
   int value_dim;  // as stored: multiple of 16
-  size_t element_bytes() const { return type == CacheType::bf16 ? 2 : 4; }
-  size_t key_bytes() const { return (static_cast<size_t>(key_dim) * kBlockTokens * element_bytes() + 63) / 64 * 64; }
+  size_t element_bytes() const { return type == CacheType::int8 ? 1 : type == CacheType::bf16 ? 2 : 4; }
+  size_t key_bytes() const { return static_cast<size_t>(key_dim) * kBlockTokens * element_bytes(); }
   size_t value_bytes() const { return static_cast<size_t>(value_dim) * kBlockTokens * element_bytes(); }
-  size_t slab_bytes() const { return key_bytes() + value_bytes(); }
+  int key_groups() const { return (key_dim + kCacheGroup - 1) / kCacheGroup; }      // int8
+  int value_groups() const { return (value_dim + kCacheGroup - 1) / kCacheGroup; }  // int8
+  size_t scale_offset() const { return key_bytes() + value_bytes(); }
+  size_t scale_bytes() const {
+    return type == CacheType::int8 ? (static_cast<size_t>(key_groups() + value_groups()) * kBlockTokens * 2 + 63) / 64 * 64 : 0;
+  }
+  size_t slab_bytes() const { return scale_offset() + scale_bytes(); }
+  // A prepared query: bf16 or float like the cache; for int8 what the variant makes of it, floats or codes with scales.
+  size_t query_bytes() const { return static_cast<size_t>(key_dim) * (type == CacheType::bf16 ? 2 : 4); }
   size_t block_bytes() const { return slab_bytes() * static_cast<size_t>(num_kv_heads); }
 };
 
@@ -112,7 +124,7 @@ struct AttentionArgs {
   int chunk_begin = 0;                   // absolute position, multiple of kChunkKeys
   int chunk_end = 0;                     // at most chunk_begin + kChunkKeys; keys in [chunk_begin, chunk_end) are looked at
   int num_rows = 0;
-  const void* queries = nullptr;         // [num_rows][key_dim] bf16 or float, like the cache
+  const void* queries = nullptr;         // [num_rows], each query_bytes() long, written by store_query
   const int32_t* first_key = nullptr;    // [num_rows] absolute
   const int32_t* last_key = nullptr;     // [num_rows] absolute, exclusive
   float* m = nullptr;                    // [num_rows]
@@ -144,7 +156,7 @@ struct KernelTable {
   // Write one token (slot = position % 16) of one kv head into its slab.
   void (*store_kv)(const CacheShape&, uint8_t* slab, int slot, const float* key, const float* value, int value_dim);
 
-  // q[0..key_dim) (times scale) into cache precision; n values given, the rest zero.
+  // q[0..key_dim) (times scale) as attention_chunk wants it; n values given, the rest zero.
   void (*store_query)(CacheType, const float* q, int n, int key_dim, float scale, void* out);
 
   void (*attention_chunk)(const AttentionArgs&);

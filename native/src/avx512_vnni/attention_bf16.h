@@ -66,11 +66,12 @@ GLM_INLINE __m512 exp2_wide(__m512 x) {
   return _mm512_scalef_ps(exp2_fraction(_mm512_sub_ps(x, n)), n);
 }
 
-// Masks the scores of one row and turns them into 2^(score - max), rounded to bfloat16 [keys] over the first half of
-// its floats; gives max and sum.
-inline void softmax_row_bf16(const Chunk& chunk, int row) {
+// Masks the scores of one row and turns them into 2^(score - max), floats in place or rounded to bfloat16 [keys] over the
+// first half of the floats; gives max and sum.
+template <CacheType T>
+void softmax_row_wide(const Chunk& chunk, int row) {
   float* scores = chunk.scores(row);
-  auto* rounded = reinterpret_cast<uint16_t*>(scores);
+  [[maybe_unused]] auto* rounded = reinterpret_cast<uint16_t*>(scores);
   const int padded = (chunk.num_keys + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
   const int begin = std::clamp(chunk.args.first_key[row] - chunk.args.chunk_begin, 0, chunk.num_keys);
   const int end = std::clamp(chunk.args.last_key[row] - chunk.args.chunk_begin, begin, chunk.num_keys);
@@ -86,7 +87,8 @@ inline void softmax_row_bf16(const Chunk& chunk, int row) {
   for (int i = 0; i < padded; i += kBlockTokens) {
     const __m512 probability = exp2_wide(_mm512_sub_ps(_mm512_loadu_ps(scores + i), base));
     sum = _mm512_add_ps(sum, probability);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(probability)));
+    if constexpr (T == CacheType::f32) _mm512_storeu_ps(scores + i, probability);
+    else _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(probability)));
   }
   chunk.args.l[row] = _mm512_reduce_add_ps(sum);
 }
@@ -134,16 +136,11 @@ void mix_rows_bf16(const Chunk& chunk, int first) {
 inline void attend_bf16(const AttentionArgs& args) {
   const Chunk chunk(args);
   for_tiles<12>(args.num_rows, [&]<int NumRows>(int first) { score_rows_bf16<NumRows>(chunk, first); });
-  for (int row = 0; row < args.num_rows; ++row) softmax_row_bf16(chunk, row);
+  for (int row = 0; row < args.num_rows; ++row) softmax_row_wide<CacheType::bf16>(chunk, row);
   for_tiles<6>(args.num_rows, [&]<int NumRows>(int first) { mix_rows_bf16<NumRows>(chunk, first); });
 }
 
-inline void attention_chunk_wide(const AttentionArgs& args) {
-  (args.shape->type == CacheType::bf16 ? attend_bf16 : attend<CacheType::f32>)(args);
-}
-
-inline void store_kv_wide(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
-  if (shape.type != CacheType::bf16) return store_kv_as<CacheType::f32>(shape, slab, slot, key, value, value_dim);
+inline void store_kv_bf16(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
   for (int d = 0; d < shape.key_dim; d += 16) {
     const int count = std::min(16, shape.key_dim - d);
     const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), key + d));
@@ -163,8 +160,7 @@ inline void store_kv_wide(const CacheShape& shape, uint8_t* slab, int slot, cons
   }
 }
 
-inline void store_query_wide(CacheType type, const float* q, int n, int key_dim, float scale, void* out) {
-  if (type != CacheType::bf16) return store_query_as<CacheType::f32>(q, n, key_dim, scale, out);
+inline void store_query_bf16(const float* q, int n, int key_dim, float scale, void* out) {
   for (int d = 0; d < key_dim; d += 16) {
     const auto have = static_cast<__mmask16>((1u << std::clamp(n - d, 0, 16)) - 1u);
     const auto want = static_cast<__mmask16>((1u << std::min(key_dim - d, 16)) - 1u);

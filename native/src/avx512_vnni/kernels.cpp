@@ -5,7 +5,7 @@
 
 #include "../generic/layer_norm.h"
 #include "../generic/vocabulary_scan.h"
-#include "attention_bf16.h"
+#include "attention_int8.h"
 #include "matmul.h"
 #include "prepare.h"
 

@@ -1,4 +1,4 @@
-// Paged attention over one chunk of keys, and the writing of cache and queries.
+// Paged attention over one chunk of keys, and the writing of cache and queries: bf16 and f32; attention_int8.h has int8.
 //
 // Scores are made for 16 tokens of a cache block at once (keys lie dimension by dimension), values are added
 // for 16 dimensions at once, both for up to kTile query rows that share what is loaded. Every row adds in the
@@ -40,18 +40,10 @@ void store_kv_as(const CacheShape& shape, uint8_t* slab, int slot, const float* 
     values[(slot / kPer * shape.value_dim + d) * kPer + slot % kPer] = Element<T>::from(d < value_dim ? value[d] : 0.0f);
 }
 
-inline void store_kv(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
-  (shape.type == CacheType::bf16 ? store_kv_as<CacheType::bf16> : store_kv_as<CacheType::f32>)(shape, slab, slot, key, value, value_dim);
-}
-
 template <CacheType T>
 void store_query_as(const float* q, int n, int key_dim, float scale, void* out) {
   auto* to = static_cast<typename Element<T>::type*>(out);
   for (int d = 0; d < key_dim; ++d) to[d] = Element<T>::from(d < n ? q[d] * scale : 0.0f);
-}
-
-inline void store_query(CacheType type, const float* q, int n, int key_dim, float scale, void* out) {
-  (type == CacheType::bf16 ? store_query_as<CacheType::bf16> : store_query_as<CacheType::f32>)(q, n, key_dim, scale, out);
 }
 
 // What every step of a chunk needs.
@@ -170,10 +162,6 @@ void attend(const AttentionArgs& args) {
   for_tiles<kTile>(args.num_rows, [&]<int NumRows>(int first) { score_rows<T, NumRows>(chunk, first); });
   for (int row = 0; row < args.num_rows; ++row) softmax_row(chunk, row);
   for_tiles<kTile>(args.num_rows, [&]<int NumRows>(int first) { mix_rows<T, NumRows>(chunk, first); });
-}
-
-inline void attention_chunk(const AttentionArgs& args) {
-  (args.shape->type == CacheType::bf16 ? attend<CacheType::bf16> : attend<CacheType::f32>)(args);
 }
 
 }  // namespace

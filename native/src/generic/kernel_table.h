@@ -1,7 +1,7 @@
 // Fills a kernel table from the shared sources as the including folder's flags compile them.
 #pragma once
 
-#include "attention.h"
+#include "attention_int8.h"
 #include "layer_norm.h"
 #include "matmul.h"
 #include "rows.h"
