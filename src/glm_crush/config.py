@@ -45,7 +45,7 @@ __all__ = [
 
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
 ContextPolicy = Literal["refuse", "truncate", "window", "summarise"]
-KvDtype = Literal["bf16", "f32"]
+KvDtype = Literal["bf16", "int8", "f32"]
 SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
 
 DEFAULT_MODEL = "smollm2:135m"
@@ -79,7 +79,7 @@ class CrushSettings:
 
     threads: int | None = _setting(None, "compute threads; unset = physical cores this process may use", low=1)
     weight_format: WeightFormat = _setting("auto", "run-time weights: auto (as the source), q4, q8, bf16, f32")
-    kv_dtype: KvDtype = _setting("bf16", "type of the KV cache: bf16 or f32")
+    kv_dtype: KvDtype = _setting("bf16", "type of the KV cache: bf16, int8 or f32")
     kv_cache_tokens: int | None = _setting(None, "tokens the KV cache holds; unset = chosen from the model", low=16)
     max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
     max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)

@@ -36,6 +36,7 @@ from tests.conformance.packed_weights import packed_weight
 VARIANTS = kernels.available()
 variants = pytest.mark.parametrize("variant", VARIANTS)
 HIDDEN, VOCAB, NUM_BLOCKS = 96, 50, 12
+TOLERANCE = {"f32": 2e-5, "bf16": 1e-2, "int8": 2e-2}  # of the largest logit: queries are rounded, the reference's not
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def assert_same_logits(program: Program, weights: Weights, variant: str, kv_dtyp
 
 
 @variants
-@pytest.mark.parametrize("kv_dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize(
     ("heads", "window"),
     [
@@ -240,14 +241,15 @@ def test_attention_layers_match_the_reference(variant, kv_dtype, heads, window):
     """1, 3, 4, 12 and 40 query heads for one key head; windows shorter and longer than a cache block."""
     weights = Weights("f32")
     program = attention_program(weights, heads, window=window)
-    assert_same_logits(program, weights, variant, kv_dtype, 2e-5 if kv_dtype == "f32" else 1e-2)
+    assert_same_logits(program, weights, variant, kv_dtype, TOLERANCE[kv_dtype])
 
 
 @variants
-def test_latent_attention_with_a_wide_key_and_a_narrower_value_matches_the_reference(variant):
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "int8"])
+def test_latent_attention_with_a_wide_key_and_a_narrower_value_matches_the_reference(variant, kv_dtype):
     weights = Weights("f32")
     program = attention_program(weights, (4, 1, 576), value_dim=512)
-    assert_same_logits(program, weights, variant, "f32", 2e-5)
+    assert_same_logits(program, weights, variant, kv_dtype, TOLERANCE[kv_dtype])
 
 
 @variants
@@ -276,18 +278,21 @@ def test_experts_match_the_reference(variant, fmt, options):
 
 
 @variants
-@pytest.mark.parametrize("fmt", ["q4", "q4a", "q8g", "q8", "bf16", "f32"])
+@pytest.mark.parametrize(
+    ("fmt", "kv_dtype"),
+    [(fmt, "f32") for fmt in ("q4", "q4a", "q8g", "q8", "bf16", "f32")] + [("q4", "bf16"), ("q4", "int8")],
+)
 @pytest.mark.parametrize("kind", ["attention", "experts"])
-def test_logits_are_bit_equal_alone_batched_chunked_and_with_any_number_of_threads(variant, fmt, kind):
+def test_logits_are_bit_equal_alone_batched_chunked_and_with_any_number_of_threads(variant, fmt, kv_dtype, kind):
     weights = Weights(fmt)
     if kind == "attention":
         program = attention_program(weights, (6, 2, 32), window=40)
     else:
         program = experts_program(weights, scoring="sigmoid")
     prompt, other, table = tokens(50, 3), tokens(33, 4), [4, 8, 0, 6]
-    whole = native(program, weights, variant, num_threads=1).forward(step([(prompt, 0, table)]))
+    whole = native(program, weights, variant, 1, kv_dtype).forward(step([(prompt, 0, table)]))
     for num_threads in (2, 3):
-        executor = native(program, weights, variant, num_threads, "f32")
+        executor = native(program, weights, variant, num_threads, kv_dtype)
         batched = executor.forward(step([(other, 0, [1, 2, 3]), (prompt, 0, table)]))
         np.testing.assert_array_equal(batched[33:], whole)
         parts = [(0, 1), (1, 18), (18, 32), (32, 33), (33, 50)]
@@ -296,7 +301,7 @@ def test_logits_are_bit_equal_alone_batched_chunked_and_with_any_number_of_threa
 
 
 @variants
-@pytest.mark.parametrize("kv_dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "int8"])
 def test_long_contexts_match_the_reference_however_the_keys_are_shared_out(variant, kv_dtype):
     """301 tokens make two chunks of keys: one thread takes them in turn, three share them, bit for bit the same."""
     weights = Weights("f32")
@@ -315,8 +320,7 @@ def test_long_contexts_match_the_reference_however_the_keys_are_shared_out(varia
     np.testing.assert_array_equal(three_steps, whole[300:])
     reference = ReferenceExecutor(program, weights.dense(), num_blocks=19, kv_dtype=kv_dtype)
     wanted = reference.forward(step([(prompt, 0, table)]))
-    tolerance = 2e-5 if kv_dtype == "f32" else 1e-2
-    np.testing.assert_allclose(whole, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+    np.testing.assert_allclose(whole, wanted, rtol=0, atol=TOLERANCE[kv_dtype] * np.abs(wanted).max())
 
 
 def test_variants_agree_within_rounding():

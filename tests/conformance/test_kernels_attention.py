@@ -7,12 +7,18 @@ import pytest
 
 from glm_crush.kernels._native import kernels
 from glm_crush.kernels.program import Rope
-from glm_crush.kernels.reference_math import rms_norm, rotate, round_to_bfloat16
+from glm_crush.kernels.reference_cache import cached_keys, cached_values, hadamard
+from glm_crush.kernels.reference_math import Float32, rms_norm, rotate, round_to_bfloat16
 
 VARIANTS = kernels.available()
 variants = pytest.mark.parametrize("variant", VARIANTS)
-caches = pytest.mark.parametrize("kv_dtype", ["bf16", "f32"])
+caches = pytest.mark.parametrize("kv_dtype", ["bf16", "int8", "f32"])
 CHUNK = 256
+
+
+def dyadic(x: np.ndarray) -> Float32:
+    """Rounded to 2^-10, so that sums of a group are exact and NumPy rounds to the same int8 codes."""
+    return (np.rint(x * 1024) / 1024).astype(np.float32)
 
 
 class PagedKeys:
@@ -20,7 +26,7 @@ class PagedKeys:
 
     def __init__(self, context: int, kv_heads: int, key_dim: int, value_dim: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        self.keys = rng.normal(size=(context, kv_heads, key_dim)).astype(np.float32)
+        self.keys = dyadic(rng.normal(size=(context, kv_heads, key_dim)))
         self.values = rng.normal(size=(context, kv_heads, value_dim)).astype(np.float32)
         self.blocks = rng.permutation(-(-context // 16) + 2).astype(np.int32)
 
@@ -42,12 +48,22 @@ SCALE = 0.125 * np.log2(np.e)
 
 
 def softmax_chunk(
-    cache: PagedKeys, head: int, queries: np.ndarray, spans: np.ndarray, begin: int, end: int, kv_dtype: str
+    cache: PagedKeys,
+    head: int,
+    queries: np.ndarray,
+    spans: np.ndarray,
+    begin: int,
+    end: int,
+    kv_dtype: str,
+    variant: str,
 ) -> tuple:
     """Float64 m, l, o of keys [begin, end); scores are in units of log 2."""
-    keys, values, queries = cache.keys[:, head], cache.values[:, head], queries * np.float32(SCALE)
+    keys, values = cached_keys(cache.keys[:, head], kv_dtype), cached_values(cache.values[:, head], kv_dtype)
+    queries = queries * np.float32(SCALE)
     if kv_dtype == "bf16":
-        keys, values, queries = round_to_bfloat16(keys), round_to_bfloat16(values), round_to_bfloat16(queries)
+        queries = round_to_bfloat16(queries)
+    elif (kv_dtype, variant) == ("int8", "avx512_vnni"):
+        queries = query_codes(queries)
     scores = queries.astype(np.float64) @ keys[begin:end].T.astype(np.float64)
     position = np.arange(begin, end)
     scores = np.where((position >= spans[:, :1]) & (position < spans[:, 1:]), scores, -np.inf)
@@ -56,16 +72,32 @@ def softmax_chunk(
     return m, p.sum(axis=1), p @ values[begin:end]
 
 
+def query_codes(queries: Float32) -> Float32:
+    """Rounded to int8 in rotated groups of 64, as the integer dot product takes them."""
+    rounded = []
+    for part in np.split(queries, range(64, queries.shape[1], 64), axis=1):
+        rotation = hadamard(part.shape[1])
+        turned = part @ rotation
+        scale = np.abs(turned).max(axis=1, keepdims=True) / 127
+        rounded.append((np.rint(turned / scale) * scale) @ rotation.T)
+    return np.concatenate(rounded, axis=1)
+
+
 def queries_for(rows: int, dim: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return dyadic(np.random.default_rng(seed).normal(size=(rows, dim)))
 
 
 def assert_chunk(variant: str, kv_dtype: str, actual: tuple, wanted: tuple) -> None:
-    """Float32 sums, except that AVX-512 rounds probabilities to bf16 before it multiplies them with bf16 values."""
+    """Float32 sums, except that AVX-512 rounds probabilities before it multiplies them with values below 4.
+
+    To bf16, each off by 2^-9 of itself at most; with int8 values to 16 bits, each off by half a part of 65,535.
+    """
     for name, a, w in zip("mlo", actual, wanted, strict=True):
-        is_rounded = name == "o" and (variant, kv_dtype) == ("avx512_vnni", "bf16")
-        # Values are below 4 and each probability is off by 2^-9 of itself at most.
-        slack = 4 * 2**-9 * np.asarray(wanted[1])[:, None] if is_rounded else 2e-5
+        slack: np.ndarray | float = 2e-5
+        if name == "o" and (variant, kv_dtype) == ("avx512_vnni", "bf16"):
+            slack = 4 * 2**-9 * np.asarray(wanted[1])[:, None]
+        elif name == "o" and (variant, kv_dtype) == ("avx512_vnni", "int8"):
+            slack = 4 * CHUNK * 0.5 / 65535
         assert (np.abs(a - w) <= 2e-5 * np.abs(w) + slack).all(), (name, np.abs(a - w).max())
 
 
@@ -76,7 +108,7 @@ def test_attention_matches_numpy_for_every_head_size(variant, kv_dtype, key_dim,
     cache = PagedKeys(75, 2, key_dim, value_dim)
     queries, spans = queries_for(5, key_dim), np.array([[0, 75], [0, 74], [3, 33], [0, 1], [70, 75]])
     for head in (0, 1):
-        wanted = softmax_chunk(cache, head, queries, spans, 0, 75, kv_dtype)
+        wanted = softmax_chunk(cache, head, queries, spans, 0, 75, kv_dtype, variant)
         assert_chunk(variant, kv_dtype, cache.attend(variant, kv_dtype, queries, spans, kv_head=head), wanted)
 
 
@@ -88,7 +120,7 @@ def test_attention_matches_numpy_for_every_number_of_rows_and_keys(variant, kv_d
     """Rows are query heads of one kv head times tokens: 3, 4 and 12 heads for one are among the counts."""
     cache, queries = PagedKeys(context, 1, 64, 64), queries_for(rows, 64)
     spans = np.stack([np.zeros(rows), np.maximum(1, context - np.arange(rows)[::-1])], axis=1)
-    wanted = softmax_chunk(cache, 0, queries, spans, 0, context, kv_dtype)
+    wanted = softmax_chunk(cache, 0, queries, spans, 0, context, kv_dtype, variant)
     assert_chunk(variant, kv_dtype, cache.attend(variant, kv_dtype, queries, spans), wanted)
 
 
@@ -98,7 +130,7 @@ def test_a_window_hides_earlier_keys_and_a_row_without_keys_gives_nothing(varian
     cache, queries = PagedKeys(300, 1, 32, 32), queries_for(4, 32)
     spans = np.array([[290, 300], [100, 280], [0, 256], [10, 200]])
     chunk = cache.attend(variant, kv_dtype, queries, spans, chunk_begin=256, chunk_end=300)
-    wanted = softmax_chunk(cache, 0, queries, spans, 256, 300, kv_dtype)
+    wanted = softmax_chunk(cache, 0, queries, spans, 256, 300, kv_dtype, variant)
     assert_chunk(variant, kv_dtype, *(tuple(part[:2] for part in parts) for parts in (chunk, wanted)))
     largest, total, output = (part[2:] for part in chunk)
     assert np.isneginf(largest).all()
@@ -123,10 +155,37 @@ def test_a_row_is_bit_equal_whatever_shares_its_tile_and_however_far_the_chunk_r
 
 
 @variants
-def test_keys_not_written_yet_never_reach_a_result(variant):
-    """The harness fills the cache with NaN first: an odd context leaves half a pair of values unwritten."""
+@caches
+def test_a_key_that_is_no_number_makes_the_rows_that_see_it_no_numbers(variant, kv_dtype):
+    """int8 has no NaN: the scale carries it."""
+    for broken in (np.nan, np.inf):
+        cache, queries = PagedKeys(40, 1, 64, 64), queries_for(2, 64)
+        cache.keys[30, 0, 5] = broken
+        cache.values[10, 0, 7] = np.nan
+        _, _, output = cache.attend(variant, kv_dtype, queries, np.array([[11, 40], [0, 20]]))
+        assert not np.isfinite(output[0]).all()
+        assert not np.isfinite(output[1]).all()
+
+
+@variants
+def test_one_large_dimension_of_a_key_leaves_the_others_their_precision(variant):
+    """Rotation spreads it: without, a scale of 40 / 127 would round the other dimensions by up to 0.16."""
+    cache, queries = PagedKeys(64, 1, 64, 64), queries_for(1, 64)
+    cache.keys[:, 0, 9] = 40
+    queries[:, 9] = 0
+    rounded = cached_keys(cache.keys, "int8") - cache.keys
+    assert np.abs(rounded).std() < 0.04
+    exact = softmax_chunk(cache, 0, queries, np.array([[0, 64]]), 0, 64, "f32", variant)
+    largest, *_ = cache.attend(variant, "int8", queries, np.array([[0, 64]]))
+    assert abs(largest[0] - exact[0][0]) < 0.1
+
+
+@variants
+@caches
+def test_keys_not_written_yet_never_reach_a_result(variant, kv_dtype):
+    """The harness fills the cache with NaN first: an odd context leaves a pair or a quad of values unfinished."""
     cache, queries = PagedKeys(19, 1, 32, 32), queries_for(2, 32)
-    for part in cache.attend(variant, "bf16", queries, np.array([[0, 19], [0, 18]])):
+    for part in cache.attend(variant, kv_dtype, queries, np.array([[0, 19], [0, 18]])):
         assert np.isfinite(part).all()
 
 

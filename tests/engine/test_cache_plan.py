@@ -6,7 +6,8 @@ import pytest
 
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.errors import ConfigError
-from glm_crush.kernels.program import CacheLayer, Program
+from glm_crush.kernels.native import Executor
+from glm_crush.kernels.program import CacheLayer, CopyHeads, Program, View
 
 pytestmark = pytest.mark.requirement("E5")
 
@@ -22,6 +23,32 @@ def test_bytes_per_token_count_keys_and_values_of_every_layer():
     program = Program(8, 32, 4096, (8,), (), (CacheLayer(2, 6, 2), CacheLayer(2, 6, 2)), ())
     assert kv_bytes_per_token(program, "bf16") == 64
     assert kv_bytes_per_token(program, "f32") == 128
+
+
+def test_int8_keys_and_values_bring_a_scale_for_every_64_dimensions():
+    llama = Program(8, 32, 4096, (8,), (), (CacheLayer(3, 64, 64),) * 30, ())
+    assert kv_bytes_per_token(llama, "int8") == 30 * 3 * (64 + 64 + 2 + 2)
+    latent = Program(8, 32, 4096, (8,), (), (CacheLayer(1, 576, 512),), ())
+    assert kv_bytes_per_token(latent, "int8") == 576 + 512 + 2 * (9 + 8) + 2  # scales padded to whole lines
+
+
+class NoWeights:
+    """Of a program without operations."""
+
+    def tensor(self, name: str) -> None:
+        raise AssertionError(name)
+
+    def vector(self, name: str) -> None:
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize(("kv_dtype", "num_blocks"), [("bf16", 512), ("int8", 32768), ("f32", 256)])
+def test_the_native_cache_takes_what_was_planned(kv_dtype, num_blocks):
+    """Numbers of blocks that fill whole pages of 2 MiB."""
+    copy = CopyHeads(View(0, 0, 4), View(0, 4, 4), num_heads=1, input_stride=4, out_stride=4, width=4)
+    program = Program(8, 32, 4096, (8,), (), (CacheLayer(2, 64, 64),), (copy,))
+    executor = Executor(program, NoWeights(), num_threads=1, num_blocks=num_blocks, max_tokens=1, kv_dtype=kv_dtype)
+    assert executor.cache_bytes == num_blocks * 16 * kv_bytes_per_token(program, kv_dtype)
 
 
 def test_by_default_a_short_context_gets_room_for_several():

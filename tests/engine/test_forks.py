@@ -97,7 +97,7 @@ def test_a_preempted_fork_draws_the_same_reply() -> None:
     assert engine.metrics.num_preemptions > 0
 
 
-@pytest.mark.parametrize("kv_dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "int8"])
 def test_a_copied_block_reads_like_the_original_in_the_native_and_the_reference_cache(tmp_path, kv_dtype) -> None:
     loaded = load_model(tiny_checkpoint("llama", tmp_path, dtype="F32"), cache_dir=tmp_path / "packed")
     program = loaded.compiled.program

@@ -37,7 +37,7 @@ def fresh_replies(folder: Path, params: SamplingParams, **options: object) -> Re
 
 @pytest.mark.requirement("E6", "E8")
 @pytest.mark.parametrize("weight_format", ["q4", "f32"])
-@pytest.mark.parametrize("kv_dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "int8", "f32"])
 def test_logprobs_after_a_cached_prefix_are_those_of_a_fresh_run(tmp_path, weight_format, kv_dtype):
     """One by one, together, and from the blocks that replies have filled token by token."""
     options = {"make_executor": None, "weight_format": weight_format, "kv_dtype": kv_dtype}

@@ -101,6 +101,7 @@ def _measure(settings: Settings, model: str, shape: BenchShape) -> dict[str, Any
     return {
         "model": model,
         "weight_format": _weight_format(loaded),
+        "kv_dtype": settings.crush.kv_dtype,
         "kernels": executor.kernels,
         "threads": executor.num_threads,
         "prompt_tokens": shape.prompt_tokens,
@@ -155,7 +156,8 @@ def _print_table(report: dict[str, Any]) -> None:
 
     console = standard_output()
     console.print(
-        f"[bold]{report['model']}[/]  {report['weight_format']}, {report['kernels']}, {report['threads']} threads, "
+        f"[bold]{report['model']}[/]  {report['weight_format']}, cache {report['kv_dtype']}, {report['kernels']}, "
+        f"{report['threads']} threads, "
         f"batch {report['batch']}"
     )
     table = Table()

@@ -135,10 +135,12 @@ def _needs(
             "roofline_tokens_per_second": round(measured[read] / read, 2),
         }
     per_token = kv_bytes_per_token(compiled.program, "bf16")
+    per_token_int8 = kv_bytes_per_token(compiled.program, "int8")
     return {
         "loader": f"native engine, family {compiled.family}",
         "threads": num_threads,
         "kv_cache_bytes_per_token": per_token,
+        "kv_cache_bytes_per_token_int8": per_token_int8,
         "kv_cache_bytes": {str(context): context * per_token for context in contexts},
         "weights": weights,
     }
@@ -213,7 +215,8 @@ def _print_needs(needs: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(
-        f"[dim]The cache takes {format_bytes(needs['kv_cache_bytes_per_token'])} per token (bf16). "
+        f"[dim]The cache takes {format_bytes(needs['kv_cache_bytes_per_token'])} per token (bf16; "
+        f"{format_bytes(needs['kv_cache_bytes_per_token_int8'])} with --kv-dtype int8). "
         "Speed is bounded by reading the weights once per token; bandwidth was just measured.[/]"
     )
 

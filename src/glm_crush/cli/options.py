@@ -56,6 +56,7 @@ class KvDtype(StrEnum):
     """Types of the KV cache."""
 
     bf16 = "bf16"
+    int8 = "int8"
     f32 = "f32"
 
 
@@ -84,7 +85,7 @@ ContextPolicyOption = Annotated[
     ContextPolicy | None,
     typer.Option("--context-policy", help="What becomes of a conversation that is too long; default: refuse."),
 ]
-KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache.")]
+KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache; default: bf16.")]
 DraftModelOption = Annotated[
     str | None,
     typer.Option("--draft-model", metavar="MODEL", help="Small model with the same tokens that guesses them ahead."),

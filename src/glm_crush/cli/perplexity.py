@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from glm_crush.cli.options import JsonOption, ModelArgument, ThreadsOption, WeightFormatOption, settings_from
+from glm_crush.cli.options import (
+    JsonOption,
+    KvDtypeOption,
+    ModelArgument,
+    ThreadsOption,
+    WeightFormatOption,
+    settings_from,
+)
 
 __all__ = ["perplexity"]
 
@@ -22,6 +29,7 @@ def perplexity(
     windows: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: the whole text.")] = None,
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
+    kv_dtype: KvDtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure perplexity, counted as llama.cpp does: lower is better."""
@@ -29,7 +37,7 @@ def perplexity(
     from glm_crush.cli.models import find_model, load_packed, read_text
     from glm_crush.cli.perplexity_run import measure_perplexity
 
-    settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format)
+    settings = settings_from(ctx, crush__threads=threads, crush__weight_format=weight_format, crush__kv_dtype=kv_dtype)
     text = read_text(file)
     loaded = load_packed(settings, find_model(settings, model))
     with step_bar("perplexity", "windows") as progress:

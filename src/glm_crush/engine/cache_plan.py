@@ -15,6 +15,8 @@ __all__ = ["CachePlan", "kv_bytes_per_token", "plan_cache"]
 # Room for several conversations where the model's own context is short.
 _MIN_DEFAULT_TOKENS = 16 * 1024
 _KV_BYTES = {"f32": 4, "bf16": 2}
+# As the native cache lays it out: one bfloat16 scale per group of 64 dimensions, those of a block in whole lines.
+_INT8_GROUP, _SCALE_BYTES, _SCALES_PADDED_TO = 64, 2, 4
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,17 @@ class CachePlan:
 
 def kv_bytes_per_token(program: Program, kv_dtype: str) -> int:
     """Bytes that one token takes in the caches of all layers."""
+    if kv_dtype == "int8":
+        return sum(layer.num_kv_heads * _int8_bytes(layer.key_dim, layer.value_dim) for layer in program.caches)
     numbers = sum(layer.num_kv_heads * (layer.key_dim + layer.value_dim) for layer in program.caches)
     return numbers * _KV_BYTES[kv_dtype]
+
+
+def _int8_bytes(key_dim: int, value_dim: int) -> int:
+    """Bytes of one token's key and value with their scales."""
+    groups = -(-key_dim // _INT8_GROUP) + -(-value_dim // _INT8_GROUP)
+    scales = -(-groups * _SCALE_BYTES // _SCALES_PADDED_TO) * _SCALES_PADDED_TO
+    return key_dim + value_dim + scales
 
 
 def plan_cache(

@@ -54,7 +54,7 @@ class Executor:
     ) -> None:
         """Args:
             num_blocks: cache blocks of 16 tokens. max_tokens: longest batch a step may bring.
-            kv_dtype: "bf16" or "f32". kernels: force an instruction set; None takes the best this CPU has.
+            kv_dtype: "bf16", "int8" or "f32". kernels: force an instruction set; None takes the best this CPU has.
 
         Raises:
             KernelError: a weight does not fit the program, or an option is out of range.

@@ -31,6 +31,7 @@ from glm_crush.kernels.program import (
     View,
 )
 from glm_crush.kernels.reference_attention import PagedCache, attend
+from glm_crush.kernels.reference_cache import KV_DTYPES
 from glm_crush.kernels.reference_encoder import embed_positions, mean_of_sequences, unit_rows
 from glm_crush.kernels.reference_experts import mixture_of_experts
 from glm_crush.kernels.reference_math import (
@@ -54,7 +55,7 @@ class ReferenceExecutor:
         weights: its weights as plain numbers.
         num_blocks: blocks of the KV cache.
         block_size: positions per block.
-        kv_dtype: "f32", or "bf16" to round keys and values when they are written.
+        kv_dtype: "f32", or "bf16" or "int8" to round keys and values when they are written.
         quantize_activations: round inputs of linear weights as the integer and bf16 kernels do: block
             floating point (see `to_block_float`) for q4, q4a, q8 and q8g; bfloat16 for bf16; not at all for f32.
     """
@@ -69,8 +70,8 @@ class ReferenceExecutor:
         kv_dtype: str = "f32",
         quantize_activations: bool = False,
     ) -> None:
-        if kv_dtype not in ("f32", "bf16"):
-            raise KernelError(f"kv_dtype is {kv_dtype!r}; choose f32 or bf16")
+        if kv_dtype not in KV_DTYPES:
+            raise KernelError(f"kv_dtype is {kv_dtype!r}; choose {', '.join(KV_DTYPES)}")
         self.program = program
         self._weights = weights
         self._quantize = quantize_activations

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from glm_crush.errors import KernelError
 from glm_crush.kernels.program import Attention, CacheLayer, ForwardBatch, Rope
-from glm_crush.kernels.reference_math import Float32, WeightSource, rms_norm, rotate, round_to_bfloat16
+from glm_crush.kernels.reference_cache import cached_keys, cached_values
+from glm_crush.kernels.reference_math import Float32, WeightSource, rms_norm, rotate
 
 __all__ = ["PagedCache", "attend"]
 
@@ -22,7 +23,7 @@ class PagedCache:
         layer: its sizes.
         num_blocks: blocks of the whole cache.
         block_size: positions per block.
-        kv_dtype: "f32", or "bf16" to round what is written.
+        kv_dtype: "f32", or "bf16" or "int8" to round what is written.
     """
 
     def __init__(self, layer: CacheLayer, *, num_blocks: int, block_size: int, kv_dtype: str) -> None:
@@ -30,12 +31,12 @@ class PagedCache:
         self.block_size = block_size
         self.keys = np.zeros((slots, layer.num_kv_heads, layer.key_dim), np.float32)
         self.values = np.zeros((slots, layer.num_kv_heads, layer.value_dim), np.float32)
-        self._round = kv_dtype == "bf16"
+        self._kv_dtype = kv_dtype
 
     def write(self, slots: npt.NDArray[np.int64], keys: Float32, values: Float32) -> None:
         """Stores `[num_tokens, num_kv_heads, dim]` keys and values at their slots."""
-        self.keys[slots] = round_to_bfloat16(keys) if self._round else keys
-        self.values[slots] = round_to_bfloat16(values) if self._round else values
+        self.keys[slots] = cached_keys(keys, self._kv_dtype)
+        self.values[slots] = cached_values(values, self._kv_dtype)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all positions of one block to another."""
