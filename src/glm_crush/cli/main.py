@@ -21,6 +21,7 @@ from glm_crush.cli import (
     quantize,
     rm,
     run,
+    selfcheck,
     serve,
     show,
     version,
@@ -94,6 +95,7 @@ app.command("quantize", rich_help_panel=_MODELS)(quantize.quantize)
 app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
 app.command("bench", rich_help_panel=_MEASURE)(bench.bench)
 app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
+app.command("selfcheck", rich_help_panel=_MEASURE)(selfcheck.selfcheck)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SETUP)
 app.add_typer(config.app, name="config", rich_help_panel=_SETUP)
 app.command("version", rich_help_panel=_SETUP)(version.version)
