@@ -269,6 +269,12 @@ def test_a_client_that_goes_away_ends_its_generation(start_server: Start, script
     assert engine.closed.wait(20)
 
 
+def test_the_server_says_that_it_runs_as_ollamas_command_asks_first(start_server: Start) -> None:
+    server = start_server()
+    assert httpx2.head(server.url).status_code == 200
+    assert "is running" in httpx2.get(server.url).text
+
+
 def test_latest_is_the_name_without_it(start_server: Start) -> None:
     reply = chat(start_server(), model="scripted:latest")
     assert (reply.model, reply.message.content) == ("scripted:latest", "Hello")

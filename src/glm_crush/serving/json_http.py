@@ -26,7 +26,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 class StrictModel(BaseModel):
     """An object whose every field is known and of its type: a number in quotes is refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 def only_parts(*kinds: str) -> BeforeValidator:

@@ -1,4 +1,4 @@
-"""GET /api/tags, /api/ps, /api/version, POST /api/show: which models there are, and what they are.
+"""GET /, /api/tags, /api/ps, /api/version, POST /api/show: which models there are, and what they are.
 
 Above: the routes. Below: the served models and the store.
 """
@@ -11,7 +11,7 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.json_http import json_response, read_request
@@ -49,6 +49,10 @@ class Catalogue:
             for model in loaded
         ]
         return json_response({"models": rows})
+
+    async def alive(self, _: Request) -> Response:
+        """That the server runs."""
+        return PlainTextResponse("GLM-Crush is running")
 
     async def version(self, _: Request) -> Response:
         """The installed version, ours."""

@@ -47,6 +47,7 @@ def ollama_routes(models: ServedModels, store: ModelStore | None) -> list[ApiRou
         (_endpoint("POST", "pull", "Fetch a model.", PullRequest, streams=True), stored.pull),
         (_endpoint("POST", "create", "Name a model, with defaults.", CreateRequest, streams=True), stored.create),
         (_endpoint("POST", "copy", "Give a model a second name.", CopyRequest), stored.copy),
+        (Endpoint("GET", "/", "The server runs."), catalogue.alive),
         (_endpoint("DELETE", "delete", "Remove a model.", DeleteRequest), stored.delete),
     ]
 
