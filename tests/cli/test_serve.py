@@ -20,7 +20,7 @@ import openai
 import pytest
 
 from glm_crush.config import ApiSettings
-from glm_crush.errors import ConfigError
+from glm_crush.errors import ConfigError, GlmError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.server import bind, run_server, server_url
 
@@ -71,6 +71,12 @@ def test_a_served_model_answers_and_a_signal_stops_it(tiny_llama: Path) -> None:
 def test_other_machines_need_a_key(glm: Any) -> None:
     with pytest.raises(ConfigError, match="nobody has a key"):
         glm("serve", "--host", "0.0.0.0")
+
+
+def test_other_machines_may_come_when_somebody_has_a_key(glm: Any) -> None:
+    glm("keys", "create", "shop")
+    with pytest.raises(GlmError, match="no-such-model"):  # that far, and no further
+        glm("serve", "no-such-model", "--host", "0.0.0.0", "--port", "0")
 
 
 def test_a_taken_port_is_refused_before_the_model_is_loaded(glm: Any) -> None:

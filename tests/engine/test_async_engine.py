@@ -77,6 +77,17 @@ async def test_many_streams_at_once_each_get_their_own_reply():
     assert texts == expected
 
 
+async def test_only_requests_of_one_salt_share_computed_prompts():
+    prompt, salts = [1] * 20, ("", "app_1", "", "app_1", "app_2")
+    with running(prefix_cache=True) as engine:
+        cached = []
+        for number, salt in enumerate(salts):
+            deltas = [d async for d in engine.submit(str(number), prompt, greedy(max_tokens=2), cache_salt=salt)]
+            assert deltas[-1].stats is not None
+            cached.append(deltas[-1].stats.num_cached_tokens)
+    assert cached == [0, 0, 16, 16, 0]
+
+
 async def test_a_stream_of_two_replies_ends_with_the_second():
     with running() as engine:
         deltas = [delta async for delta in engine.submit("a", [0], sampled(seed=1, n=2, max_tokens=3))]

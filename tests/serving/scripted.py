@@ -59,6 +59,7 @@ class ScriptedEngine:
     prompts: list[str] = field(default_factory=list)
     params: list[SamplingParams] = field(default_factory=list)
     priorities: list[int] = field(default_factory=list)
+    salts: list[str] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
     holding: threading.Event = field(default_factory=threading.Event)
 
@@ -69,8 +70,10 @@ class ScriptedEngine:
         params: SamplingParams,
         *,
         priority: int = 0,
+        cache_salt: str = "",
         resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
+        self.salts.append(cache_salt)
         if self.refuse is not None:
             raise self.refuse
         if len(prompt_token_ids) > self.context_length:

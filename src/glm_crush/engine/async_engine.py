@@ -33,6 +33,7 @@ class _Submission:
     prompt_token_ids: Sequence[int]
     params: SamplingParams
     priority: int
+    cache_salt: str
     stream: TokenStream
     num_open: int
 
@@ -89,6 +90,7 @@ class AsyncEngine:
         params: SamplingParams,
         *,
         priority: int = 0,
+        cache_salt: str = "",
         resume: bool = False,  # noqa: ARG002 - a reply cannot outlive this engine, which has no process of its own
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
@@ -98,7 +100,7 @@ class AsyncEngine:
             EngineError: the engine has stopped, perhaps in the middle of the reply.
         """
         stream = TokenStream(asyncio.get_running_loop())
-        submission = _Submission(request_id, prompt_token_ids, params, priority, stream, num_open=params.n)
+        submission = _Submission(request_id, prompt_token_ids, params, priority, cache_salt, stream, num_open=params.n)
         self._post(submission)
         num_open = params.n
         try:
@@ -181,6 +183,7 @@ class AsyncEngine:
                 submission.params,
                 request_id=submission.request_id,
                 priority=submission.priority,
+                cache_salt=submission.cache_salt,
             )
         except Exception as error:  # noqa: BLE001 - whatever is wrong with this request is its caller's to see
             self._deliver([(submission, None, error)])

@@ -18,6 +18,7 @@ from glm_crush.chat.conversation_summary import SummaryCache
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.gateway.metering import metered
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.priority import current_priority
@@ -39,12 +40,13 @@ class GenerationEngine(Protocol):
         params: SamplingParams,
         *,
         priority: int = 0,
+        cache_salt: str = "",
         resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
-        Lower `priority` goes first. An engine that can be replaced goes on with a reply that has begun if `resume`
-        allows it.
+        Lower `priority` goes first. Only requests of the same `cache_salt` share computed prompts. An engine that can be
+        replaced goes on with a reply that has begun if `resume` allows it.
 
         Raises:
             RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.
@@ -209,12 +211,14 @@ class ServedModel:
         `whole`: nobody sees the reply before it has ended.
         """
         resume = whole or self.resume_streams
+        admission = current_admission()
         submit = partial(
             self.engine.submit,
             uuid.uuid4().hex,
             prompt_token_ids,
             params,
             priority=current_priority(),
+            cache_salt="" if admission is None else admission.cache_salt,
             resume=resume,
         )
         deltas = metered(submit, self.name, prompt_token_ids, params)

@@ -49,7 +49,7 @@ class Admission:
     """A request that was let in; ends with `close`, exactly once.
 
     Attributes:
-        grant: what it may do. tenant: see `Grant`. cache_salt: keeps its prefixes apart from other tenants'; None =
+        grant: what it may do. tenant: see `Grant`. cache_salt: keeps its prefixes apart from other tenants'; empty =
             shared. limits: the limits charged so far, as they were then, for headers.
     """
 
@@ -72,8 +72,8 @@ class Admission:
         return self.grant.tenant
 
     @property
-    def cache_salt(self) -> str | None:
-        return self.grant.tenant if self._books.isolates_tenants else None
+    def cache_salt(self) -> str:
+        return self.grant.tenant if self._books.isolates_tenants else ""
 
     async def begin(self) -> None:
         """Charge the request itself.
