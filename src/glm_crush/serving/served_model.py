@@ -45,8 +45,8 @@ class GenerationEngine(Protocol):
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
-        Lower `priority` goes first. Only requests of the same `cache_salt` share computed prompts. An engine that can be
-        replaced goes on with a reply that has begun if `resume` allows it.
+        Lower `priority` goes first. Only requests of the same `cache_salt` share computed prompts. An engine that can
+        be replaced goes on with a reply that has begun if `resume` allows it.
 
         Raises:
             RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.
