@@ -313,6 +313,7 @@ def test_only_what_runs_in_the_background_is_cancelled_or_followed(client: opena
         ({"temperature": 200}, "temperature"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"input": "x" * 2000}, "input"),
+        ({"max_output_tokens": 1000}, "input"),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(server: Any, options: dict[str, Any], parameter: str) -> None:

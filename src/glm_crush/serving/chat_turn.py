@@ -167,14 +167,14 @@ class ChatTurn:
         self.params = replace(self.params, max_tokens=room)
         return True
 
-    async def deltas(self) -> AsyncGenerator[TurnDelta, None]:
-        """Parts as they come; closing the generator aborts the turn.
+    async def deltas(self, *, whole: bool = False) -> AsyncGenerator[TurnDelta, None]:
+        """Parts as they come; closing the generator aborts the turn. `whole`: nobody sees them before the end.
 
         Raises:
             RequestError, OverloadedError: it was refused, before anything was yielded.
             EngineError: it could not be finished.
         """
-        deltas = self.model.generate(self.prompt_token_ids, self.params).deltas
+        deltas = self.model.generate(self.prompt_token_ids, self.params, whole=whole).deltas
         try:
             with self._naming_the_messages():
                 async for delta in deltas:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredApis"]
 
-_UPKEEP_SECONDS = 30.0
+_FIRST_UPKEEP_SECONDS = 1.0  # opening a database takes as long as starting to serve: that comes first
 
 _log = logging.getLogger("glm_crush.serving")
 
@@ -96,8 +96,13 @@ class StoredApis(ServerPart):
                 from glm_crush.serving.openai.responses.service import ResponseService
                 from glm_crush.serving.openai.responses.store import ResponseStore
 
-                ttl = self._database.settings.response_ttl_seconds
-                store = ResponseStore(database, owner=self._owner, ttl_seconds=ttl)
+                settings = self._database.settings
+                store = ResponseStore(
+                    database,
+                    owner=self._owner,
+                    ttl_seconds=settings.response_ttl_seconds,
+                    lease_seconds=settings.lease_seconds,
+                )
                 await store.open()
                 admit = None if self._caller is None else self._caller.admit
                 service = ResponseService(self._models, store, admit)
@@ -115,7 +120,7 @@ class StoredApis(ServerPart):
                 from glm_crush.serving.openai.batches.runner import BatchRunner
                 from glm_crush.serving.openai.batches.store import BatchStore
 
-                store = BatchStore(database, owner=self._owner)
+                store = BatchStore(database, owner=self._owner, lease_seconds=self._database.settings.lease_seconds)
                 await store.open()
                 runner = BatchRunner(
                     store,
@@ -137,10 +142,11 @@ class StoredApis(ServerPart):
 
     async def _look_after(self) -> None:
         """Nothing is opened for it: without a database there is nothing to look after."""
+        await asyncio.sleep(_FIRST_UPKEEP_SECONDS)
         while True:
             if self._database.has_rows:
                 try:
                     await self.upkeep()
                 except StorageError as error:
                     _log.error("stored objects could not be looked after", exc_info=error)
-            await asyncio.sleep(_UPKEEP_SECONDS)
+            await asyncio.sleep(2 * self._database.settings.lease_seconds)

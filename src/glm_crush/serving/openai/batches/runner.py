@@ -24,7 +24,6 @@ from glm_crush.serving.priority import IDLE_PRIORITY, at_priority
 
 __all__ = ["BatchRunner"]
 
-_ROUND_SECONDS = 5.0
 _IDLE_CHECK_SECONDS = 0.05
 # Under clients that never pause, a line is begun this often all the same: at the lowest priority it takes little.
 _PATIENCE_SECONDS = 10.0
@@ -106,7 +105,7 @@ class BatchRunner:
                 _log.error("batches could not be looked after", exc_info=error)
             if self._works:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _ROUND_SECONDS)
+                    await asyncio.wait_for(self._wake.wait(), self._batches.lease_seconds / 3)
 
     async def _look_around(self) -> None:
         """Renew leases, end what is cancelled, expired or lost, and take on what nobody works on."""

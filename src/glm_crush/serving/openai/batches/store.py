@@ -41,7 +41,6 @@ from glm_crush.storage.schema import Schema
 
 __all__ = ["SCHEMA", "BatchStore", "LineResult", "StoredBatch"]
 
-LEASE_SECONDS = 15.0
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
 
 _METADATA = MetaData()
@@ -146,12 +145,16 @@ class BatchStore:
     """All batches of a server.
 
     Args:
-        database: with the rows. owner: this server process. now: the time.
+        database: with the rows. owner: this server process.
+        lease_seconds: how long work is this server's without being renewed. now: the time.
     """
 
-    def __init__(self, database: Database, *, owner: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, *, owner: str, lease_seconds: float = 15.0, now: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
         self._owner = owner
+        self.lease_seconds = lease_seconds
         self.now = now
 
     async def open(self) -> None:
@@ -193,7 +196,7 @@ class BatchStore:
             connection.execute(
                 update(_BATCHES)
                 .where(_BATCHES.c.id.in_([row.id for row in rows]))
-                .values(owner=self._owner, lease_until=self.now() + LEASE_SECONDS)
+                .values(owner=self._owner, lease_until=self.now() + self.lease_seconds)
             )
             return [_batch(row) for row in rows]
 
@@ -204,7 +207,7 @@ class BatchStore:
         mine = (_BATCHES.c.id.in_(batch_ids), _BATCHES.c.owner == self._owner, _BATCHES.c.status.in_(UNFINISHED))
 
         def renew(connection: Connection) -> Mapping[str, str]:
-            connection.execute(update(_BATCHES).where(*mine).values(lease_until=self.now() + LEASE_SECONDS))
+            connection.execute(update(_BATCHES).where(*mine).values(lease_until=self.now() + self.lease_seconds))
             return {row.id: row.status for row in connection.execute(select(_BATCHES).where(*mine))}
 
         return await self._database.write(renew)

@@ -149,7 +149,7 @@ class Run:
         """The model's turn; how it ended."""
         reason = None
         while reason is None:
-            deltas = self._turn.deltas()
+            deltas = self._turn.deltas(whole=not self.keeps_events)
             try:
                 async for delta in deltas:
                     if not self.begun.is_set():

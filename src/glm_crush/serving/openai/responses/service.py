@@ -33,7 +33,6 @@ __all__ = ["ResponseService"]
 Admit = Callable[[str | None, str], Awaitable["Admission"]]
 
 _PATH = "/v1/responses"
-_RENEWAL_SECONDS = 5.0
 _MOST_ATTEMPTS = 3
 
 _log = logging.getLogger("glm_crush.serving")
@@ -170,7 +169,7 @@ class ResponseService:
     async def _renew(self) -> None:
         """Renew leases; what somebody else has cancelled or taken over ends here."""
         while self._live:
-            await asyncio.sleep(_RENEWAL_SECONDS)
+            await asyncio.sleep(self.store.lease_seconds / 3)
             ids = set(self._live)
             try:
                 lost = ids - await self.store.renew(ids)
@@ -291,8 +290,10 @@ class ResponseService:
 def _check_length(turn: ChatTurn) -> None:
     """Refuse at once what the engine would refuse later, when the response has begun for its client."""
     length, most = len(turn.prompt_token_ids), turn.model.context_length
-    if length >= most:
+    wanted = turn.params.max_tokens
+    if length + (wanted or 1) > most:
+        limit = "" if wanted is None else f", max_output_tokens is {wanted}"
         raise ContextLengthError(
-            f"the input has {length} tokens and {turn.model.name} takes {most} with its reply; send less",
+            f"the input has {length} tokens{limit}; {turn.model.name} takes {most} for both together: send less",
             parameter="input",
         )

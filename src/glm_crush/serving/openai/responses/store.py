@@ -39,7 +39,6 @@ from glm_crush.storage.schema import Schema, add_column
 
 __all__ = ["SCHEMA", "ResponseStore", "StoredResponse"]
 
-LEASE_SECONDS = 15.0
 WORKING = ("queued", "in_progress")
 
 _METADATA = MetaData()
@@ -121,14 +120,22 @@ class ResponseStore:
     """All responses of a server.
 
     Args:
-        database: with the rows. owner: this server process. ttl_seconds: how long a response is kept. now: the time.
+        database: with the rows. owner: this server process. ttl_seconds: how long a response is kept.
+        lease_seconds: how long work is this server's without being renewed. now: the time.
     """
 
     def __init__(
-        self, database: Database, *, owner: str, ttl_seconds: float, now: Callable[[], float] = time.time
+        self,
+        database: Database,
+        *,
+        owner: str,
+        ttl_seconds: float,
+        lease_seconds: float = 15.0,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._owner = owner
+        self.lease_seconds = lease_seconds
         self._ttl = ttl_seconds
         self.now = now
 
@@ -151,7 +158,7 @@ class ResponseStore:
             "input": _text(response.input),
             "body": _text(response.body),
             "owner": self._owner,
-            "lease_until": self.now() + LEASE_SECONDS,
+            "lease_until": self.now() + self.lease_seconds,
             "attempts": response.attempts,
             "key_id": response.key_id,
         }
@@ -205,7 +212,7 @@ class ResponseStore:
         mine = (_RESPONSES.c.id.in_(response_ids), _RESPONSES.c.owner == self._owner, _RESPONSES.c.status.in_(WORKING))
 
         def renew(connection: Connection) -> set[str]:
-            until = self.now() + LEASE_SECONDS
+            until = self.now() + self.lease_seconds
             connection.execute(update(_RESPONSES).where(*mine).values(lease_until=until))
             return set(connection.scalars(select(_RESPONSES.c.id).where(*mine)))
 
@@ -226,7 +233,7 @@ class ResponseStore:
             connection.execute(
                 taken.values(
                     owner=self._owner,
-                    lease_until=self.now() + LEASE_SECONDS,
+                    lease_until=self.now() + self.lease_seconds,
                     attempts=_RESPONSES.c.attempts + 1,
                 )
             )
