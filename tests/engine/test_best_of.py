@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from glm_crush.engine.best_of import LikelihoodScorer, MeanLogprob, best_of_params, select_best
+from glm_crush.engine.best_of import LikelihoodScorer, MeanLogprob, RewardScorer, best_of_params, select_best
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import CompletionOutput, RequestOutput, SamplingParams, TokenLogprobs, Usage
 from tests.engine.scripted import greedy, sampled
@@ -88,6 +90,21 @@ def test_another_model_may_judge_by_how_likely_it_finds_the_reply(tmp_path) -> N
             wanted[reply.text] = sum(tail) / len(tail)
     assert best.outputs[0].text == max(wanted, key=wanted.__getitem__)
     assert best.outputs[0].score == pytest.approx(max(wanted.values()))
+
+
+def test_a_reward_model_rates_all_replies_of_a_prompt_at_once_and_none_without_text() -> None:
+    @dataclass
+    class Rating:
+        scores: list[float]
+
+    class Judge:
+        def score(self, query: str, documents: Sequence[str]) -> Rating:
+            assert query == "prompt [1, 2]"
+            return Rating([{"good": 0.9, "poor": 0.1}[text] for text in documents])
+
+    output = make_output(("poor", [-1.0]), (" ", [-1.0]), ("good", [-9.0]))
+    best = select_best(output, 3, RewardScorer(Judge(), lambda ids: f"prompt {list(ids)}"))
+    assert [(reply.text, reply.score) for reply in best.outputs] == [("good", 0.9), ("poor", 0.1), (" ", -math.inf)]
 
 
 def test_presets_sample_by_purpose_and_leave_everything_else() -> None:

@@ -281,6 +281,15 @@ def test_only_what_runs_in_the_background_is_cancelled_or_followed(client: opena
     ended(client, background)
 
 
+@pytest.mark.requirement("E9")
+def test_truncation_leaves_out_the_oldest_turns_only_where_it_is_wanted(client: openai.OpenAI, server: Any) -> None:
+    turns = [{"role": "user" if i % 2 == 0 else "assistant", "content": str(i % 10) * 100} for i in range(13)]
+    assert refused(lambda: create(client, turns, truncation="disabled")).code == "context_length_exceeded"
+    response = create(client, turns, truncation="auto", max_output_tokens=50)
+    assert (response.status, response.truncation) == ("completed", "auto")
+    assert server.engine.prompts[-1].startswith("user:" + "6" * 100)
+
+
 # --- refusals ---
 
 
@@ -299,7 +308,7 @@ def test_only_what_runs_in_the_background_is_cancelled_or_followed(client: opena
         ({"tool_choice": "required"}, "tool_choice"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "soon"}, "truncation"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"service_tier": "flex"}, "service_tier"),

@@ -6,6 +6,7 @@ function, a mean, or another model behind the protocol `Generates`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -13,7 +14,17 @@ from typing import Protocol
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import RequestOutput, SamplingParams
 
-__all__ = ["Generates", "LikelihoodScorer", "MeanLogprob", "ReplyScorer", "TextScorer", "best_of_params", "select_best"]
+__all__ = [
+    "Generates",
+    "LikelihoodScorer",
+    "MeanLogprob",
+    "Rates",
+    "ReplyScorer",
+    "RewardScorer",
+    "TextScorer",
+    "best_of_params",
+    "select_best",
+]
 
 
 class ReplyScorer(Protocol):
@@ -29,6 +40,23 @@ class Generates(Protocol):
 
     def generate(self, prompts: Sequence[str], params: SamplingParams) -> list[RequestOutput]:
         """Complete prompts; see `LLM.generate`."""
+        ...
+
+
+class Rating(Protocol):
+    """What a rater says; `encoder_protocols.Scores` is one."""
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """One number for each text, in order; higher is better."""
+        ...
+
+
+class Rates(Protocol):
+    """What a scorer needs of a reward model: a classifier of prompt and reply; a `Reranker` is one."""
+
+    def score(self, query: str, documents: Sequence[str]) -> Rating:
+        """How good each text is as an answer."""
         ...
 
 
@@ -61,6 +89,25 @@ class TextScorer:
     def scores(self, output: RequestOutput) -> list[float]:
         prompt = self._decode(output.prompt_token_ids)
         return [float(self._score(prompt, reply.text)) for reply in output.outputs]
+
+
+class RewardScorer:
+    """A reward model, or a cross-encoder that says how well a reply answers.
+
+    Args:
+        judge: reads the texts of prompt and replies.
+        decode: token ids to text.
+    """
+
+    def __init__(self, judge: Rates, decode: Callable[[Sequence[int]], str]) -> None:
+        self._judge = judge
+        self._decode = decode
+
+    def scores(self, output: RequestOutput) -> list[float]:
+        """Replies without text, which a judge cannot read, come last."""
+        texts = [reply.text for reply in output.outputs if reply.text.strip()]
+        rated = iter(self._judge.score(self._decode(output.prompt_token_ids), texts).scores if texts else ())
+        return [float(next(rated)) if reply.text.strip() else -math.inf for reply in output.outputs]
 
 
 class LikelihoodScorer:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from glm_crush.chat.context_policy import ContextPolicy
 from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.tool_grammar import styled_schema
 from glm_crush.chat.tool_schema import ToolSchema, tool_schemas
@@ -24,9 +25,10 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 _PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 _NAMES = ParameterNames(messages="input", answer="text.format")
 _TOOL_FIELDS = {"type", "name", "description", "parameters", "strict"}
+_POLICIES: Mapping[str, ContextPolicy] = {"auto": "truncate", "disabled": "refuse"}
 # Neutral values pass, anything else is a 400 that names the field.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "truncation": (None, "disabled"),
+    "truncation": (None, *_POLICIES),
     "service_tier": (None, "auto", "default"),
     "conversation": (None,),
     "context_management": (None, []),
@@ -95,6 +97,7 @@ def turn_request(request: ResponseRequest, model: ServedModel, items: Sequence[I
         params=_sampling_params(request, model.default_params),
         wish=_wish(request),
         variables=_variables(request, model),
+        context_policy=None if request.truncation is None else _POLICIES[request.truncation],
         names=_NAMES,
     )
 
