@@ -94,6 +94,7 @@ def test_a_system_prompt_and_the_template_lengthen_the_prompt(glm: Glm, tiny_lla
 def test_verbose_shows_rates_on_standard_error(glm: Glm, tiny_llama: Path) -> None:
     result = glm("run", str(tiny_llama), "hello", "--max-tokens", "3", "--verbose")
     assert "prompt eval rate" in result.stderr
+    assert " of 48 tokens" in result.stderr  # of the context
     assert "eval rate" not in result.stdout
 
 

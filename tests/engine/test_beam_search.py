@@ -16,6 +16,7 @@ from glm_crush.engine.engine import Engine
 from glm_crush.engine.output import OutputCollector
 from glm_crush.errors import ContextLengthError, InvalidParameterError
 from glm_crush.types import RequestOutput, SamplingParams
+from tests.engine.drafters import KnownReplies
 from tests.engine.scripted import ScriptedExecutor, make_engine, run, run_deltas, sampled
 
 pytestmark = pytest.mark.requirement("E1")
@@ -203,6 +204,15 @@ def test_beams_are_bit_equal_alone_together_and_when_room_is_short(limits: dict[
     engine = make_engine(eos_token_ids=[7], **limits)
     assert [replies(output) for output in run(engine, *requests)] == alone
     assert engine.scheduler.cache_usage == 0.0
+
+
+def test_beams_share_their_steps_with_requests_whose_tokens_are_guessed_ahead() -> None:
+    requests = [(PROMPT, beams(3, 9)), (list(range(20, 29)), sampled(12, seed=2, n=2)), (PROMPT[:7], beams(2, 9))]
+    plain = run(make_engine(eos_token_ids=[7]), *requests)
+    drafter = KnownReplies([plain[1]], error=0.3)
+    engine = make_engine(eos_token_ids=[7], drafter=drafter, prefix_cache=True)
+    assert [replies(output) for output in run(engine, *requests)] == [replies(output) for output in plain]
+    assert drafter.drafts
 
 
 @settings(max_examples=40)

@@ -22,6 +22,7 @@ class ReplyStats:
     Attributes:
         drafted_tokens, accepted_tokens: guessed ahead, and those of them in the reply.
         context_note: what was left out of the conversation; "" = nothing.
+        context_length: largest prompt and reply; None = not known.
     """
 
     prompt_tokens: int
@@ -33,6 +34,7 @@ class ReplyStats:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     context_note: str = ""
+    context_length: int | None = None
 
     @property
     def decode_tokens_per_second(self) -> float | None:

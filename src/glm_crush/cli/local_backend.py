@@ -96,6 +96,7 @@ class LocalBackend:
             time_to_first_token_seconds=last.stats.time_to_first_token_seconds or last.stats.elapsed_seconds,
             elapsed_seconds=last.stats.elapsed_seconds,
             finish_reason=finish_reason,
+            context_length=self._model.max_context,
             context_note="" if note is None else note.describe(),
             drafted_tokens=last.stats.num_drafted_tokens,
             accepted_tokens=last.stats.num_accepted_tokens,

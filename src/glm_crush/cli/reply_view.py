@@ -63,6 +63,9 @@ def print_stats(stats: ReplyStats, *, load_seconds: float | None = None) -> None
         ("eval duration", _seconds(stats.elapsed_seconds - stats.time_to_first_token_seconds)),
         ("eval rate", _rate(stats.decode_tokens_per_second)),
     ]
+    if stats.context_length is not None:
+        used = stats.prompt_tokens + stats.completion_tokens
+        rows.append(("context used", f"{used:,} of {stats.context_length:,} tokens"))
     if stats.drafted_tokens:
         rows.append(("guessed ahead", f"{stats.drafted_tokens} tokens, {stats.accepted_tokens} of them right"))
     console = standard_error()
