@@ -11,14 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glm_crush.encoders import EmbeddingModel, RerankModel
     from glm_crush.llm import LLM
     from glm_crush.types import Message, RequestOutput, SamplingParams, StructuredOutput
 
-__all__ = ["LLM", "Message", "RequestOutput", "SamplingParams", "StructuredOutput"]
+__all__ = [
+    "LLM",
+    "EmbeddingModel",
+    "Message",
+    "RequestOutput",
+    "RerankModel",
+    "SamplingParams",
+    "StructuredOutput",
+]
 
 __version__ = "0.1.0"
 
-_HOMES = {"LLM": "glm_crush.llm"} | {name: "glm_crush.types" for name in __all__ if name != "LLM"}
+_HOMES = dict.fromkeys(__all__, "glm_crush.types") | {
+    "LLM": "glm_crush.llm",
+    "EmbeddingModel": "glm_crush.encoders",
+    "RerankModel": "glm_crush.encoders",
+}
 
 
 def __getattr__(name: str) -> Any:

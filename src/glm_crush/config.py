@@ -32,6 +32,7 @@ __all__ = [
     "CacheSettings",
     "ContextPolicy",
     "CrushSettings",
+    "EncoderSettings",
     "GatewaySettings",
     "ModelSettings",
     "ObservabilitySettings",
@@ -49,6 +50,7 @@ KvDtype = Literal["bf16", "int8", "f32"]
 SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
 
 DEFAULT_MODEL = "smollm2:135m"
+DEFAULT_EMBEDDING_MODEL = "minilm"
 DEFAULT_HOME = "~/.glm-crush"
 
 # Names other tools use for the same thing; our own variable wins over them.
@@ -96,6 +98,18 @@ class CrushSettings:
     force_kernels: str | None = _setting(
         None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """Embedding models and rerankers."""
+
+    embedding_model: str | None = _setting(None, "embedding model served beside the chat model: a store name or a path")
+    reranker_model: str | None = _setting(None, "cross-encoder served beside it; unset = rank by embeddings")
+    weight_format: WeightFormat = _setting("auto", "run-time weights: auto (as the source), q4, q8, bf16, f32")
+    max_length: int | None = _setting(None, "longest text in tokens; unset = what the model's publisher says", low=8)
+    max_num_batched_tokens: int = _setting(1024, "tokens that texts of one native call may have together", low=16)
+    max_queue_size: int = _setting(8192, "texts that may wait before new ones are refused", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +203,7 @@ class Settings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     crush: CrushSettings = field(default_factory=CrushSettings)
+    encoders: EncoderSettings = field(default_factory=EncoderSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
@@ -349,6 +364,7 @@ def _sections() -> dict[str, type]:
     return {
         "model": ModelSettings,
         "crush": CrushSettings,
+        "encoders": EncoderSettings,
         "api": ApiSettings,
         "cache": CacheSettings,
         "observability": ObservabilitySettings,

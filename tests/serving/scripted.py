@@ -16,6 +16,7 @@ from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import ContextLengthError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.part import ServerPart
+from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
@@ -175,11 +176,12 @@ def start_server(loopback_server: tuple[str, CurrentApp]) -> Iterator[Callable[.
         engine: ScriptedEngine | None = None,
         *,
         database: LazyDatabase | None = None,
+        encoders: ServedEncoders | None = None,
         parts: Callable[[ServedModels], Sequence[ServerPart]] = lambda models: (),
         **settings: Any,
     ) -> RunningServer:
         engine = engine or ScriptedEngine()
-        models = ServedModels([scripted_model(engine)])
+        models = ServedModels([scripted_model(engine)], encoders=encoders)
         current.app = create_app(models, ApiSettings(**settings), database=database, parts=parts(models))
         if database is not None:
             databases.append(database)

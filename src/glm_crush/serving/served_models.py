@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.model_alias import ModelAlias, ModelAliases, model_of
+from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.serving.served_model import ServedModel, Watch
 
 __all__ = ["ServedModels"]
@@ -23,10 +24,17 @@ class ServedModels:
 
     Attributes:
         aliases: further names for them; one whose model is not served is not listed.
+        encoders: the embedding models and rerankers beside them.
     """
 
-    def __init__(self, models: Iterable[ServedModel] = (), aliases: ModelAliases | None = None) -> None:
+    def __init__(
+        self,
+        models: Iterable[ServedModel] = (),
+        aliases: ModelAliases | None = None,
+        encoders: ServedEncoders | None = None,
+    ) -> None:
         self.aliases = aliases or ModelAliases()
+        self.encoders = ServedEncoders() if encoders is None else encoders
         self._models = {model.name: model for model in models}
         self._named: dict[str, tuple[ModelAlias, ServedModel, ServedModel]] = {}  # alias, its base, the two together
         self._num_users: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from glm_crush.errors import TokenizerError
+from glm_crush.tokenizer.encoded_text import EncodedText, encode_whole
 from glm_crush.tokenizer.token_text import token_text
 
 __all__ = ["Tokenizer"]
@@ -89,6 +90,24 @@ class Tokenizer:
         library = self._library if allow_special else self._literal_library
         try:
             return list(library.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # the library raises plain Exception
+            raise TokenizerError(f"cannot encode text of {len(text)} characters: {error}") from error
+
+    def encode_whole(
+        self,
+        text: str,
+        second: str | None = None,
+        *,
+        max_length: int | None = None,
+        second_length: int | None = None,
+    ) -> EncodedText:
+        """A text or a pair as an encoder reads it, cut as `encoded_text.encode_whole` says.
+
+        Raises:
+            TokenizerError: a text is not valid Unicode, or a character is neither in the vocabulary nor replaceable.
+        """
+        try:
+            return encode_whole(self._library, text, second, max_length=max_length, second_length=second_length)
         except Exception as error:  # the library raises plain Exception
             raise TokenizerError(f"cannot encode text of {len(text)} characters: {error}") from error
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.serving.json_http import json_response
+from glm_crush.serving.served_encoder import ServedEncoder
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 
@@ -23,32 +24,51 @@ class Models:
 
     async def list(self, _: Request) -> Response:
         """Every served model."""
-        return json_response({"object": "list", "data": [_card(model) for model in self._models], "has_more": False})
+        cards = [_card(model) for model in self._models]
+        cards += [_encoder_card(encoder) for encoder in self._models.encoders]
+        return json_response({"object": "list", "data": cards, "has_more": False})
 
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
-        return json_response(_card(await self._models.find(http.path_params["model_id"])))
+        name = http.path_params["model_id"]
+        for encoder in self._models.encoders:
+            if encoder.name == name:
+                return json_response(_encoder_card(encoder))
+        return json_response(_card(await self._models.find(name)))
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
     """OpenAI's four fields, vLLM's, what may be asked of the model, and what Anthropic's clients read beside them."""
     replies = model.replies
+    capabilities = {
+        "completion": True,
+        "chat": model.codec.chat_template is not None,
+        "tools": replies is not None and model.codec.chat_template is not None,
+        "reasoning": replies is not None and replies.markers.can_reason,
+        "structured_outputs": model.grammars is not None,
+    }
+    return _fields(model.name, model.created, model.context_length, capabilities)
+
+
+def _encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
+    """The same for an embedding model or a reranker; `dimensions` of its vectors."""
+    embeds = encoder.task == "embed"
+    capabilities = {"completion": False, "chat": False, "embeddings": embeds, "rerank": embeds or encoder.is_reranker}
+    card = _fields(encoder.name, encoder.created, encoder.encoder.max_length, capabilities)
+    return {**card, "dimensions": encoder.encoder.runner.width} if embeds else card
+
+
+def _fields(name: str, created: int, length: int, capabilities: dict[str, bool]) -> dict[str, Any]:
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
-        "created": model.created,
+        "created": created,
         "owned_by": "glm-crush",
-        "root": model.name,
+        "root": name,
         "parent": None,
-        "max_model_len": model.context_length,
-        "capabilities": {
-            "completion": True,
-            "chat": model.codec.chat_template is not None,
-            "tools": replies is not None and model.codec.chat_template is not None,
-            "reasoning": replies is not None and replies.markers.can_reason,
-            "structured_outputs": model.grammars is not None,
-        },
+        "max_model_len": length,
+        "capabilities": capabilities,
         "type": "model",
-        "display_name": model.name,
-        "created_at": datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z"),
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
     }

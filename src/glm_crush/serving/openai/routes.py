@@ -8,8 +8,10 @@ from __future__ import annotations
 from glm_crush.config import ApiSettings
 from glm_crush.serving.openai.chat import ChatCompletions
 from glm_crush.serving.openai.completions import Completions
+from glm_crush.serving.openai.embeddings import embedding_routes
 from glm_crush.serving.openai.models import Models
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
+from glm_crush.serving.openai.rerank import rerank_routes
 from glm_crush.serving.openai.tokenize import tokenize_routes
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
@@ -28,5 +30,7 @@ def openai_routes(models: ServedModels, settings: ApiSettings) -> list[ApiRoute]
         (Endpoint("POST", "/v1/completions", "Complete prompts.", CompletionRequest, True), completions.create),
         (Endpoint("GET", "/v1/models", "The models served."), catalogue.list),
         (Endpoint("GET", "/v1/models/{model_id}", "One model."), catalogue.retrieve),
+        *embedding_routes(models.encoders),
+        *rerank_routes(models.encoders),
         *tokenize_routes(models),
     ]

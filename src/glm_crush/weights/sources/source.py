@@ -21,7 +21,7 @@ __all__ = ["PullPlan", "Source", "is_model_file", "is_sidecar", "pick_one_gguf",
 
 _SIDECARS = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|modules|"
-    r"quantize_config|quant_strategy|sentence_bert_config|[\w.-]+\.safetensors\.index)\.json"
+    r"quantize_config|quant_strategy|sentence_bert_config|config_sentence_transformers|[\w.-]+\.safetensors\.index)\.json"
     r"|merges\.txt|vocab\.txt|tokenizer\.model|chat_template\.jinja|LICENSE(\.\w+)?",
     re.ASCII,
 )

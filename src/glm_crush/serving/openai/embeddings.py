@@ -1,0 +1,111 @@
+"""POST /v1/embeddings: texts or token ids to vectors, as OpenAI's and vLLM's clients ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from glm_crush.engine.embedder import shorten_vectors
+from glm_crush.engine.encoder import TextInput
+from glm_crush.engine.encoder_runner import Float32
+from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.event_stream import run_until_disconnect
+from glm_crush.serving.json_http import StrictModel, json_response, read_request
+from glm_crush.serving.openapi import Endpoint
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_encoder import ServedEncoders
+
+__all__ = ["EmbeddingRequest", "embedding_routes", "truncation"]
+
+MOST_INPUTS = 2048  # OpenAI's limit
+_LARGE_REPLY = 20_000  # numbers; fewer are written in about a millisecond
+
+
+class EmbeddingRequest(StrictModel):
+    """POST /v1/embeddings."""
+
+    model: str | None = None
+    input: str | list[int] | list[str] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    # as vLLM names it: longer inputs are cut to so many tokens, -1 = to what the model takes
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    # for models that want a word before each text: "query" or "document", or one of the model's own
+    input_type: str | None = None
+    # identifiers that change nothing in the reply
+    user: str | None = None
+
+
+def embedding_routes(encoders: ServedEncoders) -> list[ApiRoute]:
+    """The route over the served embedding models."""
+    routes = _Embeddings(encoders)
+    return [(Endpoint("POST", "/v1/embeddings", "Vectors of texts.", EmbeddingRequest), routes.create)]
+
+
+class _Embeddings:
+    def __init__(self, encoders: ServedEncoders) -> None:
+        self._encoders = encoders
+
+    async def create(self, http: Request) -> Response:
+        """One vector per input."""
+        request = await read_request(EmbeddingRequest, http)
+        inputs = _inputs(request)
+        async with self._encoders.use(request.model, "embedding model") as model:
+            width = model.encoder.runner.width
+            if request.dimensions is not None and request.dimensions > width:
+                raise InvalidParameterError(
+                    f"dimensions is {request.dimensions}; {model.name} has {width}, give 1 to {width}",
+                    parameter="dimensions",
+                )
+            truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
+            work = model.embed(inputs, kind=request.input_type, truncate_to=truncate_to)
+            done = await run_until_disconnect(work, http.receive)
+            if done is None:
+                return Response(status_code=499)
+            name = model.name
+        vectors = shorten_vectors(done.vectors, request.dimensions)
+
+        def reply() -> Response:
+            data = [
+                {"object": "embedding", "index": index, "embedding": embedding}
+                for index, embedding in enumerate(_encoded(vectors, request.encoding_format))
+            ]
+            usage = {"prompt_tokens": done.num_tokens, "total_tokens": done.num_tokens}
+            return json_response({"object": "list", "data": data, "model": name, "usage": usage})
+
+        return reply() if vectors.size < _LARGE_REPLY else await asyncio.to_thread(reply)
+
+
+def truncation(wanted: int | None, max_length: int) -> int | None:
+    """VLLM's `truncate_prompt_tokens` as a length: None cuts nothing, -1 cuts to what the model takes."""
+    return max_length if wanted == -1 else wanted
+
+
+def _inputs(request: EmbeddingRequest) -> list[TextInput]:
+    """One text or list of token ids per wanted vector."""
+    given = request.input
+    inputs: list[TextInput]
+    if isinstance(given, str):
+        inputs = [given]
+    elif given and all(isinstance(item, int) for item in given):
+        inputs = [[item for item in given if isinstance(item, int)]]
+    else:
+        inputs = [item for item in given if not isinstance(item, int)]
+    if not 1 <= len(inputs) <= MOST_INPUTS:
+        raise InvalidParameterError(
+            f"input holds {len(inputs)} texts; give between 1 and {MOST_INPUTS}", parameter="input"
+        )
+    return inputs
+
+
+def _encoded(vectors: Float32, encoding_format: str | None) -> list[Any]:
+    """Lists of numbers, or little-endian float32 in base64."""
+    if encoding_format == "base64":
+        return [base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii") for vector in vectors]
+    lists: list[Any] = vectors.tolist()
+    return lists
