@@ -2,11 +2,11 @@
 
     python benchmarks/embeddings.py [--rounds 5] [--formats f32 q8]
 
-all-MiniLM-L6-v2 (`glm pull minilm`), mean pooling. Three loads, all with token ids ready: one text of about 16 tokens at
-a time; 256 texts of 8 to 64 tokens; 64 texts of 256 tokens. OpenVINO runs the same model with f32 and with int8 weights
+all-MiniLM-L6-v2 (`glm pull minilm`), mean pooling. Three loads, all with token ids ready: one text of 16 tokens at a
+time; 256 texts of 8 to 64 tokens; 64 texts of 256 tokens. OpenVINO runs the same model with f32 and with int8 weights
 (`benchmarks/peers/setup.py openvino embeddings` exports them), with several batch sizes, of which the fastest counts.
 Ours and the peer run in turn; the ratio is taken within each round. The cosine to transformers' f32 result is in
-docs/embeddings.md.
+docs/apis/embeddings.md.
 """
 
 from __future__ import annotations

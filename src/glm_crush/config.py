@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from glm_crush.config_field import setting as _setting
+from glm_crush.encoder_settings import EncoderSettings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
 
@@ -50,7 +51,6 @@ KvDtype = Literal["bf16", "int8", "f32"]
 SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
 
 DEFAULT_MODEL = "smollm2:135m"
-DEFAULT_EMBEDDING_MODEL = "minilm"
 DEFAULT_HOME = "~/.glm-crush"
 
 # Names other tools use for the same thing; our own variable wins over them.
@@ -98,18 +98,6 @@ class CrushSettings:
     force_kernels: str | None = _setting(
         None, "instruction set to use instead of the best: generic, avx2, avx2_vnni, avx512_vnni"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """Embedding models and rerankers."""
-
-    embedding_model: str | None = _setting(None, "embedding model served beside the chat model: a store name or a path")
-    reranker_model: str | None = _setting(None, "cross-encoder served beside it; unset = rank by embeddings")
-    weight_format: WeightFormat = _setting("auto", "run-time weights: auto (as the source), q4, q8, bf16, f32")
-    max_length: int | None = _setting(None, "longest text in tokens; unset = what the model's publisher says", low=8)
-    max_num_batched_tokens: int = _setting(1024, "tokens that texts of one native call may have together", low=16)
-    max_queue_size: int = _setting(8192, "texts that may wait before new ones are refused", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm_crush.config import DEFAULT_EMBEDDING_MODEL, Settings, load_settings
+from glm_crush.config import Settings, load_settings
+from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 from glm_crush.engine.embedder import NativeEmbedder
 from glm_crush.engine.encoder import Encoder, MakeEncoderExecutor, build_encoder
 from glm_crush.engine.encoder_protocols import Reranker, Scores

@@ -13,17 +13,21 @@ from typing import Any
 import pytest
 
 from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
+from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
+from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.part import ResponseCache
+from glm_crush.serving.served_encoder import ServedEncoder, ServedEncoders
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.websocket.part import WebSocketPart
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
 from tests.models.tiny import tiny_checkpoint
+from tests.models.tiny_encoder import encoder_checkpoint, sentence_files
 from tests.serving.scripted import loopback_server
 
 __all__ = ["example_folder", "example_home", "loopback_server", "server_port", "shell_environment"]
@@ -38,11 +42,19 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _home(tmp_path_factory: pytest.TempPathFactory, _tiny: Path) -> Path:
+def _tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny embedding model."""
+    folder = tmp_path_factory.mktemp("docs-encoder")
+    return encoder_checkpoint("bert", folder, sentence=sentence_files(), max_position_embeddings=512)
+
+
+@pytest.fixture(scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory, _tiny: Path, _tiny_encoder: Path) -> Path:
     """A GLM_HOME in which the default model is the tiny one, packed already."""
     home = tmp_path_factory.mktemp("docs-home")
     ModelStore(home).pull(str(_tiny), name=DEFAULT_MODEL)
     load_model(_tiny, cache_dir=home / "packed")
+    ModelStore(home).pull(str(_tiny_encoder), name=DEFAULT_EMBEDDING_MODEL)
     return home
 
 
@@ -80,10 +92,13 @@ def shell_environment(example_home: Path, example_folder: Path) -> dict[str, str
 
 
 @pytest.fixture
-def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) -> Iterator[Callable[[], str]]:
+def server_port(
+    _home: Path, _tiny: Path, _tiny_encoder: Path, loopback_server: Any, glm_home: Path
+) -> Iterator[Callable[[], str]]:
     """Call it for the port of a real server with the tiny model; started only then."""
     url, current = loopback_server
     engines = []
+    encoders: list[ServedEncoder] = []
     database = LazyDatabase(StorageSettings(), glm_home)  # that of `glm keys`
 
     def start() -> str:
@@ -92,7 +107,10 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) 
             loaded = load_model(_tiny, cache_dir=_home / "packed")
             model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
             engines.append(engine)
-            models = ServedModels([model])
+            embedding = load_model(_tiny_encoder, cache_dir=_home / "packed")
+            encoder = serve_loaded_encoder(DEFAULT_EMBEDDING_MODEL, embedding, settings)
+            encoders.append(encoder)
+            models = ServedModels([model], encoders=ServedEncoders([encoder]))
             parts: list[ServerPart] = [
                 Observability(models, settings.observability),
                 ResponseCache(models, settings.cache),
@@ -103,5 +121,5 @@ def server_port(_home: Path, _tiny: Path, loopback_server: Any, glm_home: Path) 
 
     yield start
     asyncio.run(database.close())
-    for engine in engines:
-        engine.close()
+    for running in [*engines, *encoders]:
+        running.close()

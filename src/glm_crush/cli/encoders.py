@@ -41,7 +41,7 @@ def open_embedder(settings: Settings, name: str | None, pooling: Pooling | None 
     Raises:
         ModelError, DownloadError, ConfigError: it cannot be used here.
     """
-    from glm_crush.config import DEFAULT_EMBEDDING_MODEL
+    from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
     from glm_crush.engine.embedder import NativeEmbedder
     from glm_crush.engine.encoder import build_encoder
 

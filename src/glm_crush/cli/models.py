@@ -87,7 +87,8 @@ def find_model(settings: Settings, name: str) -> Path:
         DownloadError: it could not be fetched.
     """
     from glm_crush.cli.pull import fetch
-    from glm_crush.config import DEFAULT_EMBEDDING_MODEL, DEFAULT_MODEL
+    from glm_crush.config import DEFAULT_MODEL
+    from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 
     try:
         return open_store(settings).resolve(name)
