@@ -69,7 +69,7 @@ def test_a_served_model_answers_and_a_signal_stops_it(tiny_llama: Path) -> None:
 
 
 def test_other_machines_need_a_key(glm: Any) -> None:
-    with pytest.raises(ConfigError, match="nobody has a key"):
+    with pytest.raises(ConfigError, match="nobody has one"):
         glm("serve", "--host", "0.0.0.0")
 
 

@@ -14,6 +14,7 @@ from glm_crush.config import ApiSettings, StorageSettings
 from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.app import create_app
 from glm_crush.serving.http_server import HttpServer
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.server import bind, server_url
 from glm_crush.storage.lazy import LazyDatabase
 from tests.real_redis import _redis_port, redis_url
@@ -41,15 +42,22 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     with ExitStack() as stack:
 
         def start(
-            engine: ScriptedEngine | None = None, *, api: Any = None, home: Path = tmp_path, **gateway: Any
+            engine: ScriptedEngine | None = None,
+            *,
+            api: Any = None,
+            home: Path = tmp_path,
+            parts: Any = None,
+            **gateway: Any,
         ) -> RunningServer:
             engine = engine or ScriptedEngine()
             settings = ApiSettings(**{"port": 0, "key": "operator", "shutdown_timeout_seconds": 1.0, **(api or {})})
             limits = GatewaySettings(**gateway)
             bound = stack.enter_context(bind(settings))
+            models = ServedModels([scripted_model(engine)])
             app = create_app(
-                [scripted_model(engine)],
+                models,
                 settings,
+                parts=[] if parts is None else parts(models),
                 gateway_settings=limits,
                 database=LazyDatabase(StorageSettings(), home),
             )

@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.gateway.connections import Connections, connection_limit
 from glm_crush.serving.gateway.guarded_protocol import GuardedProtocol
+from glm_crush.serving.websocket.part import WebSocketPart
 from tests.serving.gateway.conftest import Serve
 from tests.serving.gateway.raw_client import RawClient
 from tests.serving.gateway.test_keys_over_http import CHAT, CHAT_PATH
@@ -147,6 +149,14 @@ def test_when_every_connection_is_busy_a_new_one_is_told_to_come_back(serve: Ser
         reply = httpx2.get(f"{url}/health")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
         assert reply.json()["error"]["code"] == "too_many_connections"
+
+
+def test_a_websocket_keeps_its_place_until_it_ends(serve: Serve) -> None:
+    server = serve(max_connections=1, parts=lambda models: [WebSocketPart(models)], **LOCAL)
+    with connect(server.url.replace("http", "ws") + "/v1/ws"):
+        assert httpx2.get(f"{server.url}/health").status_code == 503
+    while httpx2.get(f"{server.url}/health").status_code == 503:
+        pass
 
 
 def test_requests_behind_each_other_on_one_connection_are_all_answered(serve: Serve) -> None:

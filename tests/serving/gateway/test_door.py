@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush.config import ApiSettings, StorageSettings
-from glm_crush.errors import AccessDeniedError, AuthenticationError, RateLimitError
+from glm_crush.errors import AccessDeniedError, AuthenticationError, QuotaError, RateLimitError
+from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.app import create_app
 from glm_crush.serving.gateway.admission import acting, current_admission
 from glm_crush.serving.gateway.books import Books
+from glm_crush.serving.gateway.exposure import requires_keys
 from glm_crush.serving.gateway.gateway import Credentials, Gateway
 from glm_crush.serving.gateway.guessing import GuessThrottle
 from glm_crush.serving.gateway.headers import duration
 from glm_crush.serving.gateway.key_ring import KeyRing
 from glm_crush.serving.gateway.limits import LocalLimits
 from glm_crush.serving.gateway.meter import Meter, Prices
+from glm_crush.serving.gateway.metering import metered_prompt
 from glm_crush.serving.gateway.records import Key, KeyLimits, Secret
 from glm_crush.serving.gateway.scopes import OPEN_PATHS, SCOPES, scope_of
 from glm_crush.serving.gateway.secrets import SecretHasher, is_ours, new_secret
@@ -202,3 +206,45 @@ def test_money_is_counted_in_millionths_and_rounded_up() -> None:
     assert prices.cost(Usage(1000, 1000)) == 2_000_000
     assert prices.cost(Usage(1, 0)) == 500
     assert Prices(prompt=0.0001).cost(Usage(1, 0)) == 1
+
+
+def test_texts_that_are_only_read_are_charged_and_cost_nothing_when_that_fails() -> None:
+    text = new_secret().text
+    gateway = gateway_with(ring_with(text, KeyLimits(tokens_per_day=100)))
+
+    async def scenario() -> None:
+        admission = await gateway.admit(Credentials(text.encode()), "POST /v1/embeddings")
+        with acting(admission):
+            with pytest.raises(ZeroDivisionError):
+                async with metered_prompt("bge", 90):
+                    raise ZeroDivisionError
+            async with metered_prompt("bge", 60):
+                pass
+            with pytest.raises(QuotaError):
+                async with metered_prompt("bge", 41):
+                    pass
+        admission.close(200)
+        async with metered_prompt("bge", 10**9):
+            pass  # on nobody's behalf
+
+    asyncio.run(scenario())
+    entries, usage = gateway.books.ledger.drain()
+    assert [(cell.model, total.prompt_tokens) for cell, total in usage.items()] == [("bge", 60)]
+    assert (entries[0].model, entries[0].prompt_tokens) == ("bge", 60)
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "needed"),
+    [
+        ("127.0.0.1", {}, False),
+        ("::1", {}, False),
+        ("localhost", {}, False),
+        ("0.0.0.0", {}, True),
+        ("192.168.1.5", {}, True),
+        ("glm.example", {}, True),
+        ("127.0.0.1", {"require_keys": True}, True),
+        ("127.0.0.1", {"trusted_proxies": "127.0.0.1"}, True),
+    ],
+)
+def test_keys_are_needed_wherever_others_can_come_from(host: str, settings: Any, needed: bool) -> None:
+    assert requires_keys(ApiSettings(host=host), GatewaySettings(**settings)) is needed

@@ -69,6 +69,18 @@ def test_refusals_are_rows_too(serve: Serve) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("trusted", "address"), [("127.0.0.1", "10.9.8.7"), ("10.0.0.1", "127.0.0.1"), (None, "127.0.0.1")]
+)
+def test_the_address_is_what_a_trusted_proxy_says_and_nobody_else(
+    serve: Serve, trusted: str | None, address: str
+) -> None:
+    url = serve(trusted_proxies=trusted).url
+    httpx2.get(f"{url}/v1/models", headers={**ADMIN, "x-forwarded-for": "10.9.8.7"})
+    [row] = httpx2.get(f"{url}/admin/v1/audit", headers=ADMIN).json()["data"]
+    assert row["address"] == address
+
+
 def test_usage_adds_up_by_key_model_and_day(serve: Serve) -> None:
     url = serve().url
     first, second = make_key(url), make_key(url)

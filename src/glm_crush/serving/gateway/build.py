@@ -15,7 +15,7 @@ from glm_crush.config import ApiSettings, GatewaySettings
 from glm_crush.errors import ConfigError
 from glm_crush.serving.gateway.admin import admin_routes
 from glm_crush.serving.gateway.books import Books
-from glm_crush.serving.gateway.exposure import is_loopback
+from glm_crush.serving.gateway.exposure import requires_keys
 from glm_crush.serving.gateway.gateway import Gateway
 from glm_crush.serving.gateway.key_ring import KeyRing
 from glm_crush.serving.gateway.key_watch import KeyWatch
@@ -143,7 +143,7 @@ def build_gateway(api: ApiSettings, settings: GatewaySettings, database: LazyDat
         watch=watch,
         hasher=hasher,
         bootstrap_key=api.key,
-        requires_keys=settings.require_keys or not is_loopback(api.host),
+        requires_keys=requires_keys(api, settings),
         max_failures_per_minute=settings.max_failures_per_minute,
     )
     recorder = None

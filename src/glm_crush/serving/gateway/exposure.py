@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from glm_crush.errors import ConfigError
 
 if TYPE_CHECKING:
-    from glm_crush.config import Settings
+    from glm_crush.config import ApiSettings, Settings
+    from glm_crush.gateway_settings import GatewaySettings
 
-__all__ = ["check_exposure", "is_loopback"]
+__all__ = ["check_exposure", "is_loopback", "requires_keys"]
 
 
 def is_loopback(host: str) -> bool:
@@ -27,16 +28,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def requires_keys(api: ApiSettings, gateway: GatewaySettings) -> bool:
+    """Whether callers need a key: those behind a proxy come from elsewhere, wherever the proxy is."""
+    return gateway.require_keys or gateway.trusted_proxies is not None or not is_loopback(api.host)
+
+
 def check_exposure(settings: Settings) -> None:
-    """Refuse to serve other machines when nobody has a key.
+    """Refuse to serve when keys are needed and nobody has one.
 
     Raises:
-        ConfigError: the host is not loopback, and there is neither `api.key` nor a key in the database.
+        ConfigError: there is neither `api.key` nor a key in the database.
     """
-    if settings.api.key is not None or is_loopback(settings.api.host) or asyncio.run(_has_keys(settings)):
+    if settings.api.key is not None or not requires_keys(settings.api, settings.gateway):
+        return
+    if asyncio.run(_has_keys(settings)):
         return
     raise ConfigError(
-        f"{settings.api.host} is reachable from other machines and nobody has a key; "
+        f"a server on {settings.api.host} with these settings needs keys, and nobody has one; "
         "make one with `glm keys create NAME`, give --api-key KEY (or GLM_API_KEY), or listen on 127.0.0.1"
     )
 

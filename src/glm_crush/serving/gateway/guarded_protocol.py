@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -174,10 +175,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._flushed()
 
     def handle_websocket_upgrade(self) -> None:
-        """Another protocol takes over, with timeouts of its own."""
+        """Another protocol takes over, with timeouts of its own; the place is taken until it ends."""
         self._forget_deadline()
         self._flushed()
-        self.all_connections.remove(self)
+        self.all_connections.set_busy(self)
+        release = partial(self.all_connections.remove, self)
+        base: Any = self.ws_protocol_class
+
+        class Counted(base):  # type: ignore[misc]  # whichever uvicorn has found
+            def connection_lost(self, exc: Exception | None) -> None:
+                release()
+                super().connection_lost(exc)
+
+        self.ws_protocol_class = Counted
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:

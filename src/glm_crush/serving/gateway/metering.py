@@ -6,13 +6,14 @@ tests, warm-up) nothing is metered.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from glm_crush.engine.output import RequestDelta
 from glm_crush.serving.gateway.admission import Reservation, current_admission
 from glm_crush.types import SamplingParams, Usage
 
-__all__ = ["metered"]
+__all__ = ["metered", "metered_prompt"]
 
 Submit = Callable[[], AsyncGenerator[RequestDelta, None]]
 
@@ -46,3 +47,23 @@ async def metered(
         await stream.aclose()
         if reservation is not None:  # a client that left before the first token pays for its prompt
             reservation.settle(Usage(len(prompt_token_ids), num_tokens, num_cached))
+
+
+@asynccontextmanager
+async def metered_prompt(model: str, num_tokens: int) -> AsyncIterator[None]:
+    """Charge what reads tokens and writes none, as embedding does; if the block fails it costs nothing.
+
+    Raises:
+        AccessDeniedError, RateLimitError: see `metered`.
+    """
+    admission = current_admission()
+    if admission is None:
+        yield
+        return
+    reservation = await admission.reserve(model, num_tokens, 0)
+    try:
+        yield
+    except BaseException:
+        reservation.cancel()
+        raise
+    reservation.settle(Usage(num_tokens, 0))
