@@ -165,6 +165,7 @@ class StorageSettings:
         secret=True,
     )
     max_file_bytes: int = _setting(512 * 2**20, "largest file that can be uploaded", low=1)
+    max_total_bytes: int = _setting(20 * 2**30, "bytes of all files together", low=1)
     response_ttl_seconds: float = _setting(30 * 86400.0, "how long stored responses are kept", low=1)
     batch_concurrency: int = _setting(4, "lines of batches that run at the same time", low=1)
     lease_seconds: float = _setting(15.0, "how long a server may be silent before others go on with its work", low=1)

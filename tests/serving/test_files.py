@@ -65,6 +65,17 @@ def test_a_file_above_the_limit_is_refused_and_leaves_nothing(client: openai.Ope
     assert [path for path in (glm_home / "data" / "files").rglob("*") if path.is_file()] == []
 
 
+def test_files_that_would_be_too_much_together_are_refused(start_server: Callable[..., Any], glm_home: Path) -> None:
+    server = start_server(database=LazyDatabase(StorageSettings(max_total_bytes=100), glm_home))
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    file = upload(client, b"x" * 60)
+    with pytest.raises(openai.APIStatusError) as caught:
+        upload(client, b"y" * 60)
+    assert (caught.value.status_code, caught.value.code) == (413, "storage_full")
+    client.files.delete(file.id)
+    assert upload(client, b"y" * 60).bytes == 60
+
+
 def test_a_file_may_be_larger_than_other_bodies(start_server: Callable[..., Any], glm_home: Path) -> None:
     server = start_server(database=LazyDatabase(StorageSettings(), glm_home), max_body_bytes=1000)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

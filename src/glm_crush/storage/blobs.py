@@ -89,13 +89,17 @@ class BlobStore:
 
 
 class BlobWriter:
-    """One blob in the making; leaving the context without `commit` leaves nothing behind."""
+    """One blob in the making; leaving the context without `commit` leaves nothing behind.
+
+    Attributes:
+        num_bytes: written so far.
+    """
 
     def __init__(self, store: BlobStore, folder: Path, max_bytes: int) -> None:
         self._store = store
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
-        self._num_bytes = 0
+        self.num_bytes = 0
         handle, name = tempfile.mkstemp(dir=folder)
         self._file = os.fdopen(handle, "wb")
         self._partial = Path(name)
@@ -115,8 +119,8 @@ class BlobWriter:
             BlobTooLargeError: there is more than the store takes.
             StorageError: the disk refuses, or is nearly full.
         """
-        self._num_bytes += len(data)
-        if self._num_bytes > self._max_bytes:
+        self.num_bytes += len(data)
+        if self.num_bytes > self._max_bytes:
             raise BlobTooLargeError(
                 f"the file has more than {self._max_bytes} bytes; this server takes that many (storage.max_file_bytes)"
             )
@@ -132,7 +136,7 @@ class BlobWriter:
         Raises:
             StorageError: the disk refuses.
         """
-        blob = Blob(self._hash.hexdigest(), self._num_bytes)
+        blob = Blob(self._hash.hexdigest(), self.num_bytes)
         target = self._store.path(blob.digest)
         try:
             self._file.flush()

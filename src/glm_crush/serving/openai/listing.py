@@ -6,6 +6,7 @@ Above: the routes of files, batches and responses. Below: query parameters. It k
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,10 @@ from starlette.requests import Request
 
 from glm_crush.errors import InvalidParameterError
 
-__all__ = ["Page", "PageQuery", "page_object", "page_query", "query_parameters"]
+__all__ = ["Page", "PageQuery", "may_be_id", "page_object", "page_query", "query_parameters"]
+
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ def page_query(
     if wanted not in ("asc", "desc"):
         raise InvalidParameterError(f"order is {wanted!r:.40}; give asc or desc", parameter="order")
     return PageQuery(int(text), given.get("after"), "asc" if wanted == "asc" else "desc")
+
+
+def may_be_id(text: str) -> bool:
+    """Whether a text can be the id of a stored object; a database is not asked for anything else."""
+    return _ID.fullmatch(text) is not None
 
 
 def query_parameters(http: Request, known: Collection[str]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, or_, select
 
 from glm_crush.errors import InvalidParameterError
-from glm_crush.serving.openai.listing import Page, PageQuery
+from glm_crush.serving.openai.listing import Page, PageQuery, may_be_id
 
 __all__ = ["read_page"]
 
@@ -37,7 +37,9 @@ def read_page(connection: Connection, table: Table, query: PageQuery, *where: Co
 
 
 def _row(connection: Connection, table: Table, row_id: str, *where: ColumnElement[bool]) -> Row[Any]:
-    row = connection.execute(select(table).where(table.c.id == row_id, *where)).one_or_none()
+    row = None
+    if may_be_id(row_id):
+        row = connection.execute(select(table).where(table.c.id == row_id, *where)).one_or_none()
     if row is None:
         raise InvalidParameterError(f"after is {row_id!r:.80}, which is not in this list", parameter="after")
     return row

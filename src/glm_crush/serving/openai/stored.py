@@ -83,7 +83,7 @@ class StoredApis(ServerPart):
                 database = await self._database.open()
                 from glm_crush.serving.openai.files.store import FileStore
 
-                store = FileStore(database, self._blobs)
+                store = FileStore(database, self._blobs, max_total_bytes=self._database.settings.max_total_bytes)
                 await store.open()
                 self._files = store
             return self._files

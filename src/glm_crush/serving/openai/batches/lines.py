@@ -75,7 +75,7 @@ def check_input(content: BinaryIO, endpoint: str) -> InputReport:
         seen.add(values["custom_id"])
         if report.total == 0:
             model = values["body"].get("model")
-            report.model = model if isinstance(model, str) else None
+            report.model = model.replace("\0", "") if isinstance(model, str) else None  # no text of PostgreSQL's
         report.total += 1
         if report.total > MOST_LINES:
             report.errors.append(_whole("too_many_requests", f"the file has more than {MOST_LINES} requests"))

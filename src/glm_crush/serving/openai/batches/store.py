@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from glm_crush.serving.openai.files.store import StoredFile, insert_file
-from glm_crush.serving.openai.listing import Page, PageQuery
+from glm_crush.serving.openai.listing import Page, PageQuery, may_be_id
 from glm_crush.serving.openai.paging import read_page
 from glm_crush.storage.database import Database
 from glm_crush.storage.schema import Schema
@@ -177,6 +177,8 @@ class BatchStore:
 
     async def find(self, tenant: str, batch_id: str) -> StoredBatch | None:
         """One batch; None if this tenant has none of that id."""
+        if not may_be_id(batch_id):
+            return None
         where = (_BATCHES.c.id == batch_id, _BATCHES.c.tenant == tenant)
         rows = await self._database.read(lambda c: c.execute(select(_BATCHES).where(*where)).all())
         return _batch(rows[0]) if rows else None

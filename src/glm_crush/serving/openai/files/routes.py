@@ -5,7 +5,7 @@ Above: `stored.py`. Below: the store, which is opened with the first request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import anyio.to_thread
@@ -67,7 +67,10 @@ class _Files:
 
     async def list(self, http: Request) -> Response:
         query = page_query(http, default_limit=10_000, most=10_000, others={"purpose"})
-        page = await (await self._open()).list(tenant_of(http), query, purpose=http.query_params.get("purpose"))
+        purpose = http.query_params.get("purpose")
+        if purpose is not None and purpose not in (*_PURPOSES, "batch_output"):
+            raise _wrong_purpose(purpose, (*_PURPOSES, "batch_output"))
+        page = await (await self._open()).list(tenant_of(http), query, purpose=purpose)
         return json_response(page_object([file_object(file) for file in page.items], has_more=page.has_more))
 
     async def retrieve(self, http: Request) -> Response:
@@ -114,9 +117,13 @@ def _purpose(fields: Mapping[str, str]) -> str:
             raise InvalidParameterError(f"{name:.60} is not a field of this form; remove it", parameter=name)
     purpose = fields.get("purpose")
     if purpose not in _PURPOSES:
-        given = "required" if purpose is None else f"{purpose!r:.60}"
-        raise InvalidParameterError(f"purpose is {given}; give one of {', '.join(_PURPOSES)}", parameter="purpose")
+        raise _wrong_purpose(purpose, _PURPOSES)
     return purpose
+
+
+def _wrong_purpose(purpose: str | None, purposes: Sequence[str]) -> InvalidParameterError:
+    given = "required" if purpose is None else f"{purpose!r:.60}"
+    return InvalidParameterError(f"purpose is {given}; give one of {', '.join(purposes)}", parameter="purpose")
 
 
 def _lifetime(fields: Mapping[str, str]) -> float | None:

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 
 from glm_crush.serving.errors import ApiError
-from glm_crush.serving.openai.listing import Page, PageQuery
+from glm_crush.serving.openai.listing import Page, PageQuery, may_be_id
 from glm_crush.serving.openai.paging import read_page
 from glm_crush.storage.blobs import BlobStore, BlobWriter
 from glm_crush.storage.database import Database
@@ -102,12 +102,21 @@ class FileStore:
 
     Args:
         database: with the rows. blobs: with the contents. now: the time.
+        max_total_bytes: more than this is not uploaded; results of batches are written all the same.
     """
 
-    def __init__(self, database: Database, blobs: BlobStore, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        *,
+        max_total_bytes: int = 2**62,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._now = now
+        self._max_total_bytes = max_total_bytes
         # Between a blob's rename and its row nobody may find that the blob has no row and remove it.
         self.placing = asyncio.Lock()
 
@@ -125,9 +134,11 @@ class FileStore:
         """Keep a written content as a file; durable when this returns.
 
         Raises:
+            ApiError: 413, there is no room for it beside all other files.
             StorageError: it could not be stored.
         """
         async with self.placing:
+            await self._check_room(writer.num_bytes)
             file = await self.place(
                 writer, tenant=tenant, purpose=purpose, filename=filename, lifetime_seconds=lifetime_seconds
             )
@@ -157,6 +168,8 @@ class FileStore:
         Raises:
             ApiError: 404, this tenant has no such file.
         """
+        if not may_be_id(file_id):
+            raise _no_such_file(file_id)
         rows = await self._database.read(
             lambda connection: connection.execute(
                 select(_FILES).where(_FILES.c.id == file_id, _FILES.c.tenant == tenant, self._is_alive())
@@ -209,12 +222,17 @@ class FileStore:
                 await asyncio.to_thread(self._blobs.remove, digest)
         return number
 
-    async def num_bytes(self) -> int:
-        """Bytes of all files together."""
+    async def _check_room(self, num_bytes: int) -> None:
         total = await self._database.read(
             lambda connection: connection.scalar(select(func.coalesce(func.sum(_FILES.c.num_bytes), 0)))
         )
-        return int(total or 0)
+        if int(total or 0) + num_bytes > self._max_total_bytes:
+            raise ApiError(
+                413,
+                f"the file has {num_bytes} bytes and all files have {total}; this server keeps {self._max_total_bytes} "
+                "(storage.max_total_bytes): delete some",
+                code="storage_full",
+            )
 
     def _is_alive(self) -> Any:
         return or_(_FILES.c.expires_at.is_(None), _FILES.c.expires_at > self._now())

@@ -116,7 +116,8 @@ class _Reader:
         if self._name in self._upload.fields or (self._is_file and self._upload.filename is not None):
             raise InvalidParameterError(f"{self._name:.60} is given twice", parameter=self._name)
         if filename is not None and self._is_file:
-            self._upload.filename = filename.decode("utf-8", errors="replace")[-_LONGEST_NAME:] or "upload"
+            name = filename.decode("utf-8", errors="replace")[-_LONGEST_NAME:]
+            self._upload.filename = "".join(c if c.isprintable() else "_" for c in name) or "upload"
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:

@@ -33,6 +33,7 @@ from sqlalchemy import (
     update,
 )
 
+from glm_crush.serving.openai.listing import may_be_id
 from glm_crush.serving.openai.responses.items import Item
 from glm_crush.storage.database import Database
 from glm_crush.storage.schema import Schema, add_column
@@ -173,11 +174,15 @@ class ResponseStore:
 
     async def find(self, tenant: str, response_id: str) -> StoredResponse | None:
         """One response; None if this tenant has none of that id."""
-        chain = await self._rows(select(_RESPONSES).where(self._is_visible(tenant), _RESPONSES.c.id == response_id))
-        return chain[0] if chain else None
+        if not may_be_id(response_id):
+            return None
+        rows = await self._rows(select(_RESPONSES).where(self._is_visible(tenant), _RESPONSES.c.id == response_id))
+        return rows[0] if rows else None
 
     async def chain(self, tenant: str, response_id: str) -> list[StoredResponse] | None:
         """A response and all before it, oldest first; None if one of them is not there any more."""
+        if not may_be_id(response_id):
+            return None
         table = _RESPONSES
         first = select(table.c.id, table.c.previous_id, literal(0).label("depth")).where(
             self._is_visible(tenant), table.c.id == response_id
@@ -250,8 +255,7 @@ class ResponseStore:
         return (_RESPONSES.c.tenant == tenant) & (_RESPONSES.c.expires_at > self.now())
 
     async def _rows(self, statement: Any) -> list[StoredResponse]:
-        rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return [_response(row) for row in rows]
+        return await self._database.read(lambda connection: [_response(row) for row in connection.execute(statement)])
 
     async def _update(self, where: Sequence[Any], values: dict[str, Any]) -> int:
         statement = update(_RESPONSES).where(*where).values(values)
