@@ -369,7 +369,7 @@ def test_thinking_ends_when_its_budget_is_used_up(api: anthropic.Anthropic, tool
 
 
 def test_without_thinking_asked_for_the_model_answers_at_once(api: anthropic.Anthropic) -> None:
-    reply = api.messages.create(model="glm47", max_tokens=10, messages=HI)
+    reply = api.messages.create(model="glm47", max_tokens=10, messages=HI, extra_body={"top_k": 1})
     assert [block.type for block in reply.content] == ["text"]
 
 

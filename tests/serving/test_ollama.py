@@ -153,6 +153,19 @@ def test_repeat_last_n_of_0_turns_penalties_off(start_server: Start) -> None:
     assert server.engine.params[0].repetition_penalty == 1.0
 
 
+def test_a_chat_that_is_too_long_leaves_out_older_turns_if_it_may_and_says_so(start_server: Start) -> None:
+    server = start_server()
+    messages = [*[{"role": "user", "content": "a" * 40}, {"role": "assistant", "content": "b"}] * 3, *HI]
+    body = {"messages": messages, "options": {"num_ctx": 100, "num_predict": 20}}
+    refused = post(server, "chat", body)
+    assert (refused.status_code, "num_ctx" in refused.json()["error"]) == (400, True)
+    cut = post(server, "chat", body | {"truncate": True})
+    assert cut.status_code == 200
+    assert "truncate" in cut.headers["x-context"]
+    assert len(server.engine.prompts[0]) <= 80
+    assert server.engine.prompts[0].endswith("user:Hi|assistant:")
+
+
 def test_logprobs_are_of_the_tokens_of_each_line(start_server: Start) -> None:
     body = {"messages": HI, "logprobs": True, "top_logprobs": 1, "options": {"num_predict": 1}}
     [first, last] = lines(post(start_server(), "chat", body))
@@ -192,7 +205,8 @@ def test_messages_of_tools_arrive_with_their_names_and_calls(start_server: Start
         ("chat", {"messages": HI, "think": "high"}, "there are no levels of thinking"),
         ("chat", {"messages": HI, "keep_alive": "soon"}, "keep_alive is 'soon'"),
         ("chat", {"messages": HI, "keep_alive": 0}, "keep_alive is 0"),
-        ("chat", {"messages": HI, "truncate": True}, "truncate is True"),
+        ("chat", {"messages": HI, "shift": True}, "shift is True"),
+        ("generate", {"prompt": "a", "truncate": True}, "truncate is True"),
         ("chat", {"messages": HI, "top_logprobs": 2}, "set logprobs"),
         ("chat", {"messages": HI, "tools": [{"type": "x"}]}, "tools[0]"),
         ("generate", {"prompt": "a", "suffix": "b"}, "suffix is 'b'"),

@@ -17,6 +17,7 @@ from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.routing import hold_model
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.turn_context import context_headers
 from glm_crush.types import SamplingParams
 
 __all__ = ["Messages"]
@@ -36,8 +37,11 @@ class Messages:
         _check_version(http)
         request = await read_request(CreateMessageRequest, http)
         model = await hold_model(self._models, request.model, http)
-        turn = await prepare_turn(model, turn_request(request, sampling_params(request, model.default_params)))
-        # Clients ask for more than any context of ours holds: the reply then ends where the context does.
+        params = sampling_params(request, model.default_params)
+        if request.max_tokens >= model.context_length:
+            # Clients ask for more than any context of ours holds: the reply then ends where the context does.
+            params = replace(params, max_tokens=None)
+        turn = await prepare_turn(model, turn_request(request, params))
         limit_is_context = turn.fit(model.context_length)
         style = ReplyStyle(
             model_name=model.name,
@@ -46,14 +50,17 @@ class Messages:
         )
         if request.stream:
             request_id: str = http.state.request_id
-            return EventStream(
+            response: Response = EventStream(
                 message_events(turn, style),
                 encode_error=lambda error: error_event(error, request_id),
                 ping_interval_seconds=self._ping_interval,
                 ping=PING,
             )
-        reply = await run_until_disconnect(message(turn, style), http.receive)
-        return Response(status_code=499) if reply is None else json_response(reply)
+        else:
+            reply = await run_until_disconnect(message(turn, style), http.receive)
+            response = Response(status_code=499) if reply is None else json_response(reply)
+        response.headers.update(context_headers(turn.context_note))
+        return response
 
     async def count_tokens(self, http: Request) -> Response:
         """How many tokens the prompt of a request has."""

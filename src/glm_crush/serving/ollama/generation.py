@@ -9,6 +9,7 @@ from typing import Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.config import ContextPolicy
 from glm_crush.errors import ContextLengthError, InvalidParameterError
 from glm_crush.serving.chat_turn import ChatTurn, ParameterNames, TurnRequest, prepare_text, prepare_turn
 from glm_crush.serving.event_stream import run_until_disconnect
@@ -32,6 +33,7 @@ from glm_crush.serving.ollama.wishes import (
 from glm_crush.serving.routing import hold_model
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.turn_context import context_headers
 from glm_crush.types import Message, SamplingParams
 
 __all__ = ["Generation"]
@@ -53,6 +55,8 @@ class Generation:
         if not request.messages:
             return json_response(_loaded(request.model, {"message": {"role": "assistant", "content": ""}}))
         params, want = sampling_params(request, model, self._defaults(request.model))
+        if want.context_length is not None:
+            model = replace(model, context_length=want.context_length)
         messages = neutral_messages(request.messages)
         prefill = str(messages.pop()["content"]) if _is_begun(messages) else ""
         variables = template_variables(request, model)
@@ -66,6 +70,7 @@ class Generation:
                 params=params,
                 wish=reply_wish(request, request.tools or ()),
                 variables=variables,
+                context_policy=_policy(request),
                 prefill=prefill,
                 names=NAMES,
             ),
@@ -117,16 +122,19 @@ class Generation:
             name = "messages" if kind == "chat" else "prompt"
             raise ContextLengthError(
                 f"{name}: the prompt has {num_tokens} tokens; the context holds {context_length} (options.num_ctx). "
-                "Shorten it: nothing is cut off unasked",
+                "Shorten it, or let a chat leave out older turns with truncate",
                 parameter=name,
             )
         turn.fit(context_length)
         gives_context = isinstance(request, GenerateRequest) and not request.raw
         reply = Reply(kind=kind, model_name=request.model, turn=turn, started=started, gives_context=gives_context)
         if request.stream is not False:
-            return line_stream(reply.lines())
-        body = await run_until_disconnect(reply.whole(), http.receive)
-        return Response(status_code=499) if body is None else json_response(body)
+            response = line_stream(reply.lines())
+        else:
+            body = await run_until_disconnect(reply.whole(), http.receive)
+            response = Response(status_code=499) if body is None else json_response(body)
+        response.headers.update(context_headers(turn.context_note))
+        return response
 
 
 async def _generate_turn(request: GenerateRequest, model: ServedModel, params: SamplingParams) -> ChatTurn:
@@ -151,6 +159,7 @@ async def _generate_turn(request: GenerateRequest, model: ServedModel, params: S
 def _refuse_unsupported(request: GenerateRequest) -> None:
     refuse_unless(not request.suffix, "suffix", request.suffix, "no served model fills in the middle of a text")
     refuse_images(request.images, "images")
+    refuse_unless(request.truncate is not True, "truncate", True, "a prompt is never cut; chats may be")
     for name in ("width", "height", "steps"):
         refuse_unless(getattr(request, name) is None, name, getattr(request, name), "images are not generated here")
     if request.raw and (given := [n for n in ("system", "template", "context", "think") if getattr(request, n)]):
@@ -158,6 +167,11 @@ def _refuse_unsupported(request: GenerateRequest) -> None:
             f"raw is true, and {given[0]} is given; a raw prompt is taken as it is: leave one of them out",
             parameter=given[0],
         )
+
+
+def _policy(request: ChatRequest) -> ContextPolicy | None:
+    """`truncate` in our words; without it the server's policy holds."""
+    return None if request.truncate is None else "truncate" if request.truncate else "refuse"
 
 
 def _is_begun(messages: list[Message]) -> bool:

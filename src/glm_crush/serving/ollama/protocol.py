@@ -103,9 +103,8 @@ class GenerationFields(StrictModel):
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    # neutral values only
     truncate: bool | None = None
-    shift: bool | None = None
+    shift: Literal[False] | None = None
 
 
 class ChatRequest(GenerationFields):

@@ -43,8 +43,6 @@ def sampling_params(
     Raises:
         InvalidParameterError: an option is out of range or not supported; names it.
     """
-    refuse_unless(request.truncate is not True, "truncate", True, "shorten the conversation: nothing is cut unasked")
-    refuse_unless(request.shift is not True, "shift", True, "a reply ends where the context does")
     if request.top_logprobs and not request.logprobs:
         raise InvalidParameterError(
             f"top_logprobs is {request.top_logprobs} but logprobs is not true; set logprobs", parameter="top_logprobs"
@@ -56,6 +54,8 @@ def sampling_params(
             f"{model.context_length} tokens: give less, or start the server with a longer --context",
             parameter="options.num_ctx",
         )
+    if want.max_tokens is not None and want.max_tokens >= (want.context_length or model.context_length):
+        want = replace(want, max_tokens=None)  # the reply ends where the context does
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return with_sampling(model.default_params, want, logprobs), want
 
