@@ -76,6 +76,7 @@ OLLAMA = {
     "/api/create": OLLAMA_CREATE,
     "/api/show": {"model": "glm47", "verbose": True},
     "/api/copy": {"source": "glm47", "destination": "other"},
+    "/api/embed": {"model": "glm47", "input": ["a", "b"], "dimensions": 4, "options": {"num_ctx": 8}},
     "/api/pull": {"model": "none", "stream": False},
 }
 

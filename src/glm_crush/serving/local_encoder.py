@@ -9,6 +9,7 @@ from glm_crush.config import Settings
 from glm_crush.engine.encoder import MakeEncoderExecutor, build_encoder
 from glm_crush.engine.encoder_queue import EncoderQueue
 from glm_crush.models.loader import LoadedModel
+from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.served_encoder import ServedEncoder
 
 __all__ = ["serve_loaded_encoder"]
@@ -24,4 +25,10 @@ def serve_loaded_encoder(
     """
     encoder = build_encoder(loaded, settings.encoders, settings.crush, make_executor=make_executor)
     queue = EncoderQueue(encoder.runner, max_queue_size=settings.encoders.max_queue_size)
-    return ServedEncoder(name=name, encoder=encoder, queue=queue, sentence=loaded.compiled.sentence)
+    return ServedEncoder(
+        name=name,
+        encoder=encoder,
+        queue=queue,
+        sentence=loaded.compiled.sentence,
+        details=ModelDetails.of(loaded),
+    )

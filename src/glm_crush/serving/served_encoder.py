@@ -22,6 +22,7 @@ from glm_crush.engine.encoder_runner import Float32
 from glm_crush.engine.reranker import relevance, unit_vectors
 from glm_crush.errors import InvalidParameterError, ModelNotFoundError
 from glm_crush.models.sentence import SentenceConfig
+from glm_crush.serving.model_details import ModelDetails
 from glm_crush.tokenizer.encoded_text import EncodedText
 
 __all__ = ["EmbeddedTexts", "ScoredPairs", "ServedEncoder", "ServedEncoders"]
@@ -53,12 +54,14 @@ class ServedEncoder:
 
     Attributes:
         name: what clients call it. queue: computes its texts. sentence: how an embedding model treats its texts.
+        details: for those who ask what it is.
     """
 
     name: str
     encoder: Encoder
     queue: EncoderQueue
     sentence: SentenceConfig | None = None
+    details: ModelDetails = field(default_factory=ModelDetails)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

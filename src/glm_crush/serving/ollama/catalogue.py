@@ -16,8 +16,10 @@ from starlette.responses import PlainTextResponse, Response
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.model_alias import ModelAlias
-from glm_crush.serving.ollama.names import given_name, known_name
+from glm_crush.serving.model_details import ModelDetails
+from glm_crush.serving.ollama.names import given_name, known_encoder, known_name
 from glm_crush.serving.ollama.protocol import ShowRequest
+from glm_crush.serving.served_encoder import ServedEncoder
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.weights.store import ModelStore, StoredModel
@@ -34,7 +36,7 @@ class Catalogue:
 
     async def tags(self, _: Request) -> Response:
         """Every model: the served ones first, then what else the store has."""
-        served = list(self._models)
+        served = [*self._models, *self._models.encoders]
         names = {model.name for model in served}
         stored = [] if self._store is None else [model for model in self._store.list() if model.name not in names]
         rows = [_row(model) for model in served] + [_stored_row(model) for model in stored]
@@ -44,10 +46,9 @@ class Catalogue:
         """The models that are loaded; a served model stays so until the server ends."""
         never = datetime(9999, 12, 31, tzinfo=UTC).isoformat().replace("+00:00", "Z")
         loaded = [model for model in self._models if not self._models.is_alias(model.name)]
-        rows = [
-            _row(model) | {"expires_at": never, "size_vram": 0, "context_length": model.context_length}
-            for model in loaded
-        ]
+        rows = [_row(model) | {"context_length": model.context_length} for model in loaded]
+        rows += [_row(model) | {"context_length": model.encoder.max_length} for model in self._models.encoders]
+        rows = [row | {"expires_at": never, "size_vram": 0} for row in rows]
         return json_response({"models": rows})
 
     async def alive(self, _: Request) -> Response:
@@ -65,6 +66,10 @@ class Catalogue:
         if name in self._models.names():
             model = await self._models.find(name)
             return json_response(_shown(model, self._models.aliases.get(name), verbose=bool(request.verbose)))
+        encoder_name = known_encoder(self._models, name)
+        for encoder in self._models.encoders:
+            if encoder.name == encoder_name:
+                return json_response(_shown_encoder(encoder, verbose=bool(request.verbose)))
         if self._store is not None and any(model.name == name for model in self._store.list()):
             stored = self._store.show(name)
             return json_response(
@@ -81,7 +86,7 @@ class Catalogue:
         raise ModelNotFoundError(f"model {name!r:.100} not found; there is {', '.join(self._models.names())}")
 
 
-def _row(model: ServedModel) -> dict[str, Any]:
+def _row(model: ServedModel | ServedEncoder) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
@@ -92,7 +97,7 @@ def _row(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _details(model: ServedModel) -> dict[str, Any]:
+def _details(model: ServedModel | ServedEncoder) -> dict[str, Any]:
     details = model.details
     return {
         "parent_model": "",
@@ -136,7 +141,7 @@ def _shown(model: ServedModel, alias: ModelAlias | None, *, verbose: bool) -> di
         "parameters": "\n".join(f"{name} {value}" for name, values in options.items() for value in _each(values)),
         "template": template,
         "details": _details(model) | {"parent_model": "" if alias is None else alias.base},
-        "model_info": _model_info(model, verbose=verbose),
+        "model_info": _model_info(model.details, model.context_length, verbose=verbose),
         "capabilities": _capabilities(model),
         "modified_at": _time(datetime.fromtimestamp(model.created, UTC)),
     }
@@ -146,6 +151,18 @@ def _shown(model: ServedModel, alias: ModelAlias | None, *, verbose: bool) -> di
         body |= {"messages": list(alias.messages)} if alias.messages else {}
         body["modified_at"] = alias.created.replace("+00:00", "Z")
     return body
+
+
+def _shown_encoder(encoder: ServedEncoder, *, verbose: bool) -> dict[str, Any]:
+    return {
+        "modelfile": f"FROM {encoder.name}\n",
+        "parameters": "",
+        "template": "",
+        "details": _details(encoder),
+        "model_info": _model_info(encoder.details, encoder.encoder.max_length, verbose=verbose),
+        "capabilities": ["embedding"] if encoder.task == "embed" else ["rerank" if encoder.is_reranker else "classify"],
+        "modified_at": _time(datetime.fromtimestamp(encoder.created, UTC)),
+    }
 
 
 def _capabilities(model: ServedModel) -> list[str]:
@@ -158,13 +175,12 @@ def _capabilities(model: ServedModel) -> list[str]:
     return known
 
 
-def _model_info(model: ServedModel, *, verbose: bool) -> dict[str, Any]:
-    """GGUF's names for the numbers of the config; `verbose` adds the lists in it."""
-    details = model.details
+def _model_info(details: ModelDetails, context_length: int, *, verbose: bool) -> dict[str, Any]:
+    """GGUF's names for the numbers of the config; `verbose` adds all of it."""
     info: dict[str, Any] = {
         "general.architecture": details.family,
         "general.parameter_count": details.num_parameters,
-        f"{details.family}.context_length": model.context_length,
+        f"{details.family}.context_length": context_length,
     }
     names = {
         "embedding_length": "hidden_size",

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["given_name", "known_name"]
+__all__ = ["given_name", "known_encoder", "known_name"]
 
 _LATEST = ":latest"
 
 
 def known_name(models: ServedModels, name: str) -> str:
     """The name as it is known here, with or without `:latest`; unchanged when it is not known."""
-    names = models.names()
+    return _known(models.names(), name)
+
+
+def known_encoder(models: ServedModels, name: str) -> str:
+    """The same for an embedding model or a reranker."""
+    return _known([encoder.name for encoder in models.encoders], name)
+
+
+def _known(names: Collection[str], name: str) -> str:
     if name in names:
         return name
     other = name.removesuffix(_LATEST) if name.endswith(_LATEST) else name + _LATEST

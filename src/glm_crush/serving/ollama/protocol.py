@@ -13,6 +13,9 @@ __all__ = [
     "CopyRequest",
     "CreateRequest",
     "DeleteRequest",
+    "EmbedRequest",
+    "EmbeddingFields",
+    "EmbeddingsRequest",
     "GenerateRequest",
     "GenerationFields",
     "OllamaMessage",
@@ -128,6 +131,28 @@ class GenerateRequest(GenerationFields):
     width: int | None = None
     height: int | None = None
     steps: int | None = None
+
+
+class EmbeddingFields(StrictModel):
+    """What both ways to ask for vectors share; of the options only `num_ctx` means something."""
+
+    model: Name
+    options: Options | None = None
+    keep_alive: KeepAlive | None = None
+
+
+class EmbedRequest(EmbeddingFields):
+    """POST /api/embed."""
+
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
+class EmbeddingsRequest(EmbeddingFields):
+    """POST /api/embeddings."""
+
+    prompt: str | None = None
 
 
 class _NamesModel(StrictModel):

@@ -9,12 +9,15 @@ from pydantic import BaseModel
 
 from glm_crush.serving.errors import ErrorShape
 from glm_crush.serving.ollama.catalogue import Catalogue
+from glm_crush.serving.ollama.embed import Embedding
 from glm_crush.serving.ollama.generation import Generation
 from glm_crush.serving.ollama.protocol import (
     ChatRequest,
     CopyRequest,
     CreateRequest,
     DeleteRequest,
+    EmbeddingsRequest,
+    EmbedRequest,
     GenerateRequest,
     PullRequest,
     ShowRequest,
@@ -33,6 +36,7 @@ OLLAMA_ERRORS: dict[str, ErrorShape] = {"/api/": ollama_error}
 
 def ollama_routes(models: ServedModels, store: ModelStore | None) -> list[ApiRoute]:
     """What Ollama's clients call."""
+    embedding = Embedding(models)
     generation, catalogue, stored = Generation(models), Catalogue(models, store), StoredModels(models, store)
     return [
         (
@@ -40,6 +44,8 @@ def ollama_routes(models: ServedModels, store: ModelStore | None) -> list[ApiRou
             generation.chat,
         ),
         (_endpoint("POST", "generate", "Answer a prompt.", GenerateRequest, streams=True), generation.generate),
+        (_endpoint("POST", "embed", "Vectors of texts.", EmbedRequest), embedding.embed),
+        (_endpoint("POST", "embeddings", "The vector of one text.", EmbeddingsRequest), embedding.embeddings),
         (_endpoint("GET", "tags", "The models on this machine."), catalogue.tags),
         (_endpoint("GET", "ps", "The models that are loaded."), catalogue.ps),
         (_endpoint("GET", "version", "The installed version."), catalogue.version),
