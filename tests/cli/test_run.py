@@ -134,6 +134,7 @@ def test_bench_prints_one_json_object_with_these_keys(glm: Glm, tiny_llama: Path
     assert list(report) == [
         "model",
         "weight_format",
+        "kv_dtype",
         "kernels",
         "threads",
         "prompt_tokens",
