@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from glm_crush import RerankModel
 from glm_crush.engine.best_of import LikelihoodScorer, MeanLogprob, RewardScorer, best_of_params, select_best
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import CompletionOutput, RequestOutput, SamplingParams, TokenLogprobs, Usage
 from tests.engine.scripted import greedy, sampled
+from tests.engine.tiny_encoders import RERANKER
 from tests.engine.tiny_model import make_llm
+from tests.models.tiny_encoder import encoder_checkpoint
 
 pytestmark = pytest.mark.requirement("E1")
 
@@ -105,6 +108,17 @@ def test_a_reward_model_rates_all_replies_of_a_prompt_at_once_and_none_without_t
     output = make_output(("poor", [-1.0]), (" ", [-1.0]), ("good", [-9.0]))
     best = select_best(output, 3, RewardScorer(Judge(), lambda ids: f"prompt {list(ids)}"))
     assert [(reply.text, reply.score) for reply in best.outputs] == [("good", 0.9), ("poor", 0.1), (" ", -math.inf)]
+
+
+def test_a_real_cross_encoder_may_be_the_reward_model(tmp_path) -> None:
+    judge = RerankModel(encoder_checkpoint("bert", tmp_path / "judge", **RERANKER))
+    with make_llm(tmp_path / "model") as llm:
+        scorer = RewardScorer(judge, llm.codec.decode)
+        [best] = llm.best_of("hello", sampled(6, seed=4, n=2), best_of=4, scorer=scorer)
+        [drawn] = llm.generate("hello", sampled(6, seed=4, n=4))
+        texts = [reply.text for reply in drawn.outputs if reply.text.strip()]
+        rated = judge.score("hello", texts).scores
+    assert [reply.score for reply in best.outputs] == sorted(rated, reverse=True)[:2]
 
 
 def test_presets_sample_by_purpose_and_leave_everything_else() -> None:
