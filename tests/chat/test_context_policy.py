@@ -134,6 +134,7 @@ def test_a_text_keeps_its_beginning_and_its_end() -> None:
 
 def test_room_is_kept_for_the_reply() -> None:
     assert [reply_reserve(1000, None), reply_reserve(32_768, None), reply_reserve(1000, 7)] == [250, 1024, 7]
+    assert reply_reserve(1000, 4096) == 250  # no limit: the reply ends where the context does
 
 
 class Model:

@@ -287,6 +287,7 @@ def test_truncation_leaves_out_the_oldest_turns_only_where_it_is_wanted(client: 
     assert refused(lambda: create(client, turns, truncation="disabled")).code == "context_length_exceeded"
     response = create(client, turns, truncation="auto", max_output_tokens=50)
     assert (response.status, response.truncation) == ("completed", "auto")
+    assert response.usage.context["dropped_messages"] == [0, 1, 2, 3, 4, 5]
     assert server.engine.prompts[-1].startswith("user:" + "6" * 100)
 
 

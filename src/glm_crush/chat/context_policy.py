@@ -48,8 +48,13 @@ class Fitted:
 
 
 def reply_reserve(context_length: int, max_tokens: int | None) -> int:
-    """Room that is kept for the reply: what it may take, or without a limit a quarter of the context, 1,024 at most."""
-    return min(context_length // 4, _MOST_RESERVED) if max_tokens is None else max_tokens
+    """Room that is kept for the reply: what it may take, or without a limit a quarter of the context, 1,024 at most.
+
+    More than the whole context holds is no limit: such a reply ends where the context does.
+    """
+    if max_tokens is None or max_tokens >= context_length:
+        return min(context_length // 4, _MOST_RESERVED)
+    return max_tokens
 
 
 def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:

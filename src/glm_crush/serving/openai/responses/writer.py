@@ -6,6 +6,7 @@ Above: `run.py`. Below: the deltas of a turn. The object is always what the even
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic_core import to_json
@@ -28,6 +29,7 @@ _KINDS: Mapping[PartKind, ItemKind] = {
     "tool_arguments": "tool_call",
 }
 Status = Literal["completed", "incomplete", "failed", "cancelled"]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def encode_event(event: Event) -> bytes:
@@ -89,6 +91,7 @@ class ResponseWriter:
         completed_at: float,
         usage: Usage | None = None,
         num_reasoning_tokens: int = 0,
+        more_usage: Mapping[str, Any] = _NOTHING,
         error: dict[str, str] | None = None,
     ) -> Event:
         """The last event; the object is what it will stay."""
@@ -102,7 +105,7 @@ class ResponseWriter:
         if status == "incomplete":
             self.body["incomplete_details"] = {"reason": "max_output_tokens"}
         if usage is not None:
-            self.body["usage"] = _usage(usage, num_reasoning_tokens)
+            self.body["usage"] = {**_usage(usage, num_reasoning_tokens), **more_usage}
         # There is no event for a cancelled response; its end is that of one that was cut off.
         return self._response_event("response.incomplete" if status == "cancelled" else f"response.{status}")
 
