@@ -150,6 +150,11 @@ def test_every_sampling_parameter_arrives_and_what_is_left_out_is_the_models_def
     assert (default.temperature, default.stop) == (0.7, ())
 
 
+def test_edits_of_the_context_that_take_nothing_out_pass(start_server: Start) -> None:
+    edits = [{"type": "clear_thinking_20251015", "keep": "all"}]
+    assert post(start_server(), {"context_management": {"edits": edits}}).status_code == 200
+
+
 def test_a_limit_beyond_the_context_ends_the_reply_where_the_context_ends(start_server: Start) -> None:
     server = start_server()
     assert create(server, max_tokens=100_000, messages=HI).stop_reason == "end_turn"
@@ -211,6 +216,7 @@ CHANGED = {"type": "thinking", "thinking": "", "signature": "glm-text-x"}
         ({"container": "c"}, "container is 'c', which this server does not support"),
         ({"speed": "fast"}, "speed is 'fast'"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers is"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "edits[0] is 'clear_tool_uses"),
         ({"thinking": {"type": "enabled"}}, "needs budget_tokens"),
         ({"thinking": {"type": "adaptive", "budget_tokens": 5}}, "takes no budget_tokens"),
         (

@@ -99,3 +99,10 @@ def test_embedding_models_are_listed_and_shown(api: ollama.Client, model: Served
     assert listed["tiny"].details.family == "bert"  # type: ignore[union-attr]
     assert api.show("tiny:latest").capabilities == ["embedding"]
     assert {row.name: row.context_length for row in api.ps().models}["tiny"] == model.encoder.max_length
+
+
+def test_an_embedding_model_that_is_served_cannot_be_removed_nor_its_name_taken(api: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="tiny is being served"):
+        api.delete("tiny:latest")
+    with pytest.raises(ollama.ResponseError, match="tiny is a model already"):
+        api.copy("scripted", "tiny")

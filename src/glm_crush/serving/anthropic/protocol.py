@@ -15,6 +15,7 @@ from glm_crush.serving.json_http import StrictModel, only_parts
 
 __all__ = [
     "AssistantMessage",
+    "ContextManagement",
     "Conversation",
     "CountTokensRequest",
     "CreateMessageRequest",
@@ -162,6 +163,19 @@ class Metadata(StrictModel):
     user_id: str | None = None
 
 
+class ContextEdit(StrictModel):
+    """What Anthropic's service takes out of a context; keeping all the thinking takes nothing out."""
+
+    type: str
+    keep: Any = None
+
+
+class ContextManagement(StrictModel):
+    """Edits of the context."""
+
+    edits: list[ContextEdit] = Field(default_factory=list)
+
+
 class Conversation(StrictModel):
     """What messages and the counting of their tokens share."""
 
@@ -178,7 +192,7 @@ class Conversation(StrictModel):
     user_profile_id: str | None = None
     workspace_id: str | None = None
     mcp_servers: list[dict[str, Any]] | None = None
-    context_management: dict[str, Any] | None = None
+    context_management: ContextManagement | None = None
 
 
 class CreateMessageRequest(Conversation):

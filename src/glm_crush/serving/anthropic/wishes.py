@@ -14,7 +14,13 @@ from glm_crush.chat.tool_grammar import styled_schema
 from glm_crush.chat.tool_schema import ToolSchema, tool_schemas
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.anthropic.conversation import neutral_messages, prefill_of
-from glm_crush.serving.anthropic.protocol import Conversation, CreateMessageRequest, ToolChoice, ToolDefinition
+from glm_crush.serving.anthropic.protocol import (
+    ContextManagement,
+    Conversation,
+    CreateMessageRequest,
+    ToolChoice,
+    ToolDefinition,
+)
 from glm_crush.serving.chat_turn import ParameterNames, TurnRequest
 from glm_crush.types import SamplingParams, StructuredOutput
 
@@ -26,7 +32,6 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "user_profile_id": (None,),
     "workspace_id": (None,),
     "mcp_servers": (None, []),
-    "context_management": (None, {}),
     "container": (None,),
     "diagnostics": (None,),
     "inference_geo": (None,),
@@ -162,6 +167,12 @@ def _refuse_unsupported(conversation: Conversation) -> None:
         if value not in accepted:
             raise InvalidParameterError(
                 f"{name} is {value!r:.80}, which this server does not support; leave it out", parameter=name
+            )
+    for number, edit in enumerate((conversation.context_management or ContextManagement()).edits):
+        if not edit.type.startswith("clear_thinking_") or edit.keep != "all":
+            raise InvalidParameterError(
+                f"context_management.edits[{number}] is {edit.type!r:.80}; this server edits no context: leave it out",
+                parameter=f"context_management.edits[{number}]",
             )
     thinking = conversation.thinking
     if thinking is None:

@@ -17,7 +17,7 @@ from glm_crush.errors import DownloadError, GlmError, InvalidParameterError, Mod
 from glm_crush.serving.errors import ApiError
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.model_alias import ModelAlias, model_of
-from glm_crush.serving.ollama.names import given_name, known_name
+from glm_crush.serving.ollama.names import given_name, known_encoder, known_name
 from glm_crush.serving.ollama.options import checked_options, wanted
 from glm_crush.serving.ollama.protocol import CopyRequest, CreateRequest, DeleteRequest, PullRequest
 from glm_crush.serving.ollama.reply import encode_line, line_stream
@@ -96,7 +96,8 @@ class StoredModels:
         name = known_name(self._models, given_name(request.model, request.name))
         if self._models.aliases.remove(name):
             return Response(status_code=200)
-        if name in self._models.names():
+        name = known_encoder(self._models, name)
+        if name in self._models.names() or name in self._models.encoders:
             raise InvalidParameterError(f"{name} is being served; stop the server to remove it", parameter="model")
         if self._store is None:
             raise _not_found(name)
@@ -139,7 +140,7 @@ class StoredModels:
         check_name(name)
         stored = [] if self._store is None else [model.name for model in self._store.list()]
         taken = name in self._models.names() and not self._models.is_alias(name)
-        if taken or name in stored:
+        if taken or name in stored or name in self._models.encoders:
             raise InvalidParameterError(f"{name} is a model already; choose another name", parameter="model")
 
 
