@@ -107,6 +107,7 @@ class ApiSettings:
     host: str = _setting("127.0.0.1", "address to listen on; other than loopback needs api.key")
     port: int = _setting(4600, "port to listen on; 0 = any free one", low=0)
     ollama_port: int | None = _setting(None, "second port, where Ollama's clients look: 11434; unset = none", low=0)
+    grpc_port: int | None = _setting(None, "port of gRPC; unset = none, 0 = any free one", low=0)
     key: str | None = _setting(None, "key that clients send as 'Authorization: Bearer KEY'", secret=True)
     max_body_bytes: int = _setting(16 * 2**20, "largest request body", low=1)
     ping_interval_seconds: float = _setting(15.0, "a stream silent for this long gets a comment line", low=0.01)

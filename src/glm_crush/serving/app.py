@@ -67,6 +67,8 @@ def create_app(
     # What runs in the background is stopped before the gateway writes its last records.
     stored = None if database is None else StoredApis(served, database, settings)
     parts = [*parts, door, *(() if stored is None else (stored,))]
+    for part in parts:
+        part.attach(door.gateway)
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
 from glm_crush.serving.routing import ApiRoute
 
+if TYPE_CHECKING:
+    from glm_crush.serving.gateway.gateway import Gateway
+
 __all__ = ["ServerPart"]
 
 
 class ServerPart:
     """Routes, middleware and what runs while the server does; a subclass gives what it has."""
+
+    def attach(self, gateway: Gateway) -> None:
+        """Called once, before anything runs, with what admits requests."""
 
     def routes(self) -> Sequence[ApiRoute]:
         """Routes of its own."""
