@@ -10,7 +10,7 @@ PORT ?= 4600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench docs native native-sanitize stub oracle lock clean
+.PHONY: proto help setup run test check format bench docs native native-sanitize stub oracle lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ native-sanitize: $(VENV)/.dev  ## tests of the native core under the address and
 
 stub: native  ## write the typed stub of the native core
 	$(BIN)/python -m nanobind.stubgen -m glm_crush.kernels._native -o src/glm_crush/kernels/_native.pyi
+
+proto: $(VENV)/.dev  ## write the message classes of the gRPC API from its .proto
+	cd src && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. glm_crush/serving/grpc/glm_crush.proto
 
 oracle: native  ## compare the model families live with transformers (ORACLE= a Python with torch and transformers)
 	@$(ORACLE) -c 'import torch, transformers' || { echo "install torch and transformers, or set ORACLE=" >&2; exit 1; }

@@ -31,6 +31,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
+    """Return when a process has written a line with these words to standard error."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise SystemExit(f"{process.args} ended with status {process.wait()}")
+
+
 class HttpServer:
     """A server process that answers completions on a port."""
 

@@ -25,6 +25,9 @@ def serve(
     model: Annotated[str | None, typer.Argument(help="A store name or a path; default: the default model.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0 = any free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option("--grpc-port", min=0, max=65535, help="Serve gRPC too, on this port.")
+    ] = None,
     ollama_port: Annotated[
         int | None,
         typer.Option("--ollama-port", min=0, max=65535, help="Listen there too, for Ollama's clients: 11434."),
@@ -64,6 +67,7 @@ def serve(
     from glm_crush.cli.models import find_model, load_packed, open_store
     from glm_crush.serving.app import create_app
     from glm_crush.serving.gateway.exposure import check_exposure
+    from glm_crush.serving.grpc.part import GrpcPart
     from glm_crush.serving.local_model import serve_loaded_model
     from glm_crush.serving.model_alias import ModelAliases
     from glm_crush.serving.observability.logs import configure_logs
@@ -80,6 +84,7 @@ def serve(
         api__host=host,
         api__port=port,
         api__ollama_port=ollama_port,
+        api__grpc_port=grpc_port,
         api__key=api_key,
         model__context_length=context_length,
         crush__kv_cache_tokens=kv_cache_tokens,
@@ -103,6 +108,10 @@ def serve(
         also = [] if second is None else [listening.enter_context(bind(settings.api, second))]
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = serve_loaded_model(name or wanted, loaded, settings)
+
+        def grpc_ready(port: int) -> None:
+            standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
+
         database = LazyDatabase(settings.storage, settings.store.home)
         encoders = serve_encoders(settings)
         models = ServedModels([served], ModelAliases(settings.store.home / "aliases"), encoders)
@@ -114,6 +123,8 @@ def serve(
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
+        if settings.api.grpc_port is not None:
+            parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
         app = create_app(
             models,
             settings.api,
