@@ -127,7 +127,10 @@ def build_gateway(api: ApiSettings, settings: GatewaySettings, database: LazyDat
     ring = KeyRing()
     hasher = SecretHasher(settings.hash_key)
     stores = None if database is None else Stores(database, hasher)
-    watch = None if stores is None else KeyWatch(ring, stores.find, _month)
+    watch = None
+    if stores is not None:
+        # Where keys are needed somebody has one: the database is opened in the background, before the first comes.
+        watch = KeyWatch(ring, stores.make if requires_keys(api, settings) else stores.find, _month)
     limits = _limits(settings, (lambda _owner, _name, _window: 0) if watch is None else watch.spent)
     prices = Prices(prompt=settings.price_per_1k_prompt_tokens, completion=settings.price_per_1k_completion_tokens)
     books = Books(
