@@ -22,6 +22,7 @@ from glm_crush.engine.encoder_runner import Float32
 from glm_crush.engine.reranker import relevance, unit_vectors
 from glm_crush.errors import InvalidParameterError, ModelNotFoundError
 from glm_crush.models.sentence import SentenceConfig
+from glm_crush.serving.gateway.metering import metered_prompt
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.tokenizer.encoded_text import EncodedText
 
@@ -140,8 +141,10 @@ class ServedEncoder:
 
     async def _compute(self, size: int, encode: Callable[[], list[EncodedText]]) -> EmbeddedTexts:
         texts = encode() if size < _INLINE_CHARACTERS else await asyncio.to_thread(encode)
-        rows = await asyncio.wrap_future(self.queue.submit(texts))
-        return EmbeddedTexts(rows, sum(len(text.token_ids) for text in texts))
+        num_tokens = sum(len(text.token_ids) for text in texts)
+        async with metered_prompt(self.name, num_tokens):
+            rows = await asyncio.wrap_future(self.queue.submit(texts))
+        return EmbeddedTexts(rows, num_tokens)
 
     def close(self) -> None:
         """Stop computing; what waits fails."""

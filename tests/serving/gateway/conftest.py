@@ -47,13 +47,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             api: Any = None,
             home: Path = tmp_path,
             parts: Any = None,
+            encoders: Any = None,
             **gateway: Any,
         ) -> RunningServer:
             engine = engine or ScriptedEngine()
             settings = ApiSettings(**{"port": 0, "key": "operator", "shutdown_timeout_seconds": 1.0, **(api or {})})
             limits = GatewaySettings(**gateway)
             bound = stack.enter_context(bind(settings))
-            models = ServedModels([scripted_model(engine)])
+            models = ServedModels([scripted_model(engine)], encoders=encoders)
             app = create_app(
                 models,
                 settings,

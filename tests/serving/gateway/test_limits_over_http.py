@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -11,6 +12,10 @@ import httpx2
 import openai
 import pytest
 
+from glm_crush.config import CrushSettings, Settings
+from glm_crush.serving.local_encoder import serve_loaded_encoder
+from glm_crush.serving.served_encoder import ServedEncoders
+from tests.engine.tiny_encoders import loaded_encoder
 from tests.serving.gateway.conftest import ADMIN, Serve
 from tests.serving.gateway.test_keys_over_http import CHAT, CHAT_PATH, chat, make_key
 
@@ -142,6 +147,27 @@ def test_parallel_requests_never_get_more_than_the_limit(serve: Serve) -> None:
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: chat(url, key).status_code, range(40)))
     assert sorted(statuses) == [200] * 7 + [429] * 33
+
+
+def test_embeddings_and_scores_are_charged_what_they_read(serve: Serve, tmp_path: Path) -> None:
+    settings = Settings(crush=CrushSettings(threads=1))
+    encoder = serve_loaded_encoder("tiny-embed", loaded_encoder(tmp_path / "embed"), settings)
+    try:
+        url = serve(encoders=ServedEncoders([encoder])).url
+        made = make_key(url, scopes=["embed"], limits={"tokens_per_day": 16})
+        headers = {"x-api-key": made["key"]}
+        asked = {"input": ["the cat", "rain"]}
+        first, second, third = (httpx2.post(f"{url}/v1/embeddings", headers=headers, json=asked) for _ in range(3))
+        assert [first.json()["usage"]["total_tokens"], second.status_code] == [7, 200]
+        assert (third.status_code, third.json()["error"]["code"]) == (429, "insufficient_quota")
+        rows = httpx2.get(f"{url}/admin/v1/usage", headers=ADMIN, params={"key_id": made["id"]}).json()["data"]
+        assert [(row["model"], row["prompt_tokens"], row["completion_tokens"]) for row in rows] == [
+            ("tiny-embed", 14, 0)
+        ]
+        other = make_key(url, models=["glm-*"])["key"]
+        assert httpx2.post(f"{url}/v1/embeddings", headers={"x-api-key": other}, json=asked).status_code == 403
+    finally:
+        encoder.close()
 
 
 def test_anthropics_client_gets_its_own_errors_and_headers(serve: Serve) -> None:
