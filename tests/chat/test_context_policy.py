@@ -146,7 +146,7 @@ class Model:
     async def generate(self, messages: Sequence[Message], max_tokens: int) -> str:
         text = str(messages[0]["content"])
         self.asked.append(text)
-        lines = text.split("Conversation:\n")[1].splitlines()
+        lines = text.split('"""')[1].splitlines()
         before = text.split("so far:\n")[1].split("\n\n")[0] + " " if "so far:\n" in text else ""
         return before + "+".join(line.split()[1] for line in lines if line.startswith("User:"))
 

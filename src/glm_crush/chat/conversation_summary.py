@@ -15,9 +15,9 @@ from typing import Any
 
 from glm_crush.chat.context_policy import TURNS_PER_JUMP, CountTokens, cut_middle
 from glm_crush.errors import ContextLengthError
-from glm_crush.types import Message
+from glm_crush.types import Message, SamplingParams
 
-__all__ = ["Elsewhere", "Generate", "Summariser", "SummaryCache", "with_summary"]
+__all__ = ["SUMMARY_SAMPLING", "Elsewhere", "Generate", "Summariser", "SummaryCache", "with_summary"]
 
 Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a function that takes a while where it holds up nobody, such as another thread."""
@@ -25,9 +25,14 @@ Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 Generate = Callable[[Sequence[Message], int], Awaitable[str]]
 """Called with messages and a limit of tokens; returns the model's answer as text, without reasoning."""
 
+SUMMARY_SAMPLING = SamplingParams(temperature=0.0, repetition_penalty=1.1)
+"""The likeliest words, but no loops, which small models fall into."""
+
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool result", "system": "System"}
+# Small models do what stands last, and go on with a conversation that is not quoted.
+_OPENING = "Here is a conversation between a user and an assistant:"
 _TASK = (
-    "Summarise the conversation below for somebody who will go on with it. Keep names, numbers, facts, decisions, "
+    "Summarise the conversation above for somebody who will go on with it. Keep names, numbers, facts, decisions, "
     "wishes and open questions; leave out greetings and asides. Write plain sentences and nothing but the summary."
 )
 _HEADING = "Summary of the conversation so far:"
@@ -114,7 +119,8 @@ class Summariser:
         before = f"{_HEADING}\n{summary}\n\n" if summary else ""
 
         def task(num_kept: int) -> list[Message]:
-            return [{"role": "user", "content": f"{_TASK}\n\n{before}Conversation:\n{cut_middle(text, num_kept)}"}]
+            quoted = f'"""\n{cut_middle(text, num_kept)}\n"""'
+            return [{"role": "user", "content": f"{before}{_OPENING}\n\n{quoted}\n\n{_TASK}"}]
 
         if self._count(task(len(text))) <= self._budget:
             return task(len(text))

@@ -6,11 +6,12 @@ Above: `llm`, `glm chat`. Below: `context_fit`, the prompt codec, the reply form
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from glm_crush.chat.context_fit import fit_conversation, run_at_once
 from glm_crush.chat.context_policy import ContextPolicy, Fitted
-from glm_crush.chat.conversation_summary import SummaryCache
+from glm_crush.chat.conversation_summary import SUMMARY_SAMPLING, SummaryCache
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat, ReplyWish
 from glm_crush.types import Message, RequestOutput, SamplingParams
@@ -66,7 +67,7 @@ class LocalContext:
     async def _answer(self, messages: Sequence[Message], max_tokens: int) -> str:
         """What the model says, without reasoning."""
         prompt = self._codec.render(messages, enable_thinking=False)
-        reply = self._run(prompt, SamplingParams(temperature=0.0, max_tokens=max_tokens)).outputs[0]
+        reply = self._run(prompt, replace(SUMMARY_SAMPLING, max_tokens=max_tokens)).outputs[0]
         parser = self._replies.parser(prompt, ReplyWish())
         parts = parser.push(reply.token_ids, reply.text, reply.finish_reason, reply.stop_reason)
         return "".join(part.text for part in parts if part.kind == "content")

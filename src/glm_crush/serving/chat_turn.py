@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from glm_crush.chat.context_policy import ContextPolicy
+from glm_crush.chat.conversation_summary import SUMMARY_SAMPLING
 from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
@@ -257,7 +258,7 @@ async def _fitted(model: ServedModel, request: TurnRequest) -> tuple[TurnRequest
     """The turn with as much of its conversation as fits, by its policy."""
 
     async def ask(messages: Sequence[Message], max_tokens: int) -> str:
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        params = replace(SUMMARY_SAMPLING, max_tokens=max_tokens)
         variables = {"enable_thinking": False}
         asked = TurnRequest(messages=messages, params=params, variables=variables, context_policy="refuse")
         result = await (await prepare_turn(model, asked)).result()
