@@ -7,29 +7,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from glm_crush.serving.served_encoder import ServedEncoder
     from glm_crush.serving.served_model import ServedModel
 
 __all__ = ["banner"]
 
 
-def banner(url: str, model: ServedModel, *, needs_key: bool) -> list[Text]:
+def banner(url: str, model: ServedModel | ServedEncoder, *, needs_key: bool) -> list[Text]:
     """A curl line, an OpenAI client line and the chat command, ready to be copied: print them with soft wrapping."""
     from rich.markup import escape
     from rich.text import Text
 
+    from glm_crush.serving.served_model import ServedModel
+
     key = "KEY" if needs_key else "none"
     header = " -H 'authorization: Bearer KEY'" if needs_key else ""
-    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    lines = (
-        ("curl", f"curl {url}/v1/chat/completions{header} -d '{body}'"),
+    generates = isinstance(model, ServedModel)
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}' if generates else '{"input": "Hello"}'
+    lines = [
+        ("curl", f"curl {url}/v1/{'chat/completions' if generates else 'embeddings'}{header} -d '{body}'"),
         ("Python", f'openai.OpenAI(base_url="{url}/v1", api_key="{key}")'),
         ("chat", f"glm chat --url {url}{' --api-key KEY' if needs_key else ''}"),
         ("API", f"{url}/docs"),
-    )
+    ]
+    if not generates:
+        lines = [line for line in lines if line[0] != "chat"]
+    length = model.context_length if isinstance(model, ServedModel) else model.encoder.max_length
     # Plain lines and no frame: a line that is copied must not carry a border with it.
     rows = [Text.from_markup(f"  [cyan]{label:<7}[/] {escape(line)}") for label, line in lines]
     title = Text.from_markup(
-        f"[bold green]ready[/]  [bold]{escape(model.name)}[/] at [bold]{url}[/] "
-        f"[dim]({model.context_length:,} tokens of context)[/]"
+        f"[bold green]ready[/]  [bold]{escape(model.name)}[/] at [bold]{url}[/] [dim]({length:,} tokens of context)[/]"
     )
     return [title, *rows]

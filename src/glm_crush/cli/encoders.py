@@ -70,12 +70,13 @@ def open_reranker(settings: Settings, name: str | None) -> Reranker:
     return CrossEncoderReranker(name, encoder)
 
 
-def serve_encoders(settings: Settings) -> ServedEncoders:
-    """The configured embedding model and reranker, started; the caller closes them."""
+def serve_encoders(settings: Settings, *, first: tuple[str, LoadedModel] | None = None) -> ServedEncoders:
+    """The configured embedding model and reranker, started, after `first`; the caller closes them."""
     from glm_crush.serving.local_encoder import serve_loaded_encoder
     from glm_crush.serving.served_encoder import ServedEncoders
 
     names = (settings.encoders.embedding_model, settings.encoders.reranker_model)
-    return ServedEncoders(
-        serve_loaded_encoder(name, load_encoder(settings, name), settings) for name in names if name is not None
-    )
+    named = [(name, load_encoder(settings, name)) for name in names if name is not None]
+    if first is not None:
+        named = [first, *named]
+    return ServedEncoders(serve_loaded_encoder(name, loaded, settings) for name, loaded in named)

@@ -172,7 +172,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         ("parameters", f"{format_count(facts['parameters'])} ({types})"),
         ("vocabulary", f"{facts['vocab_size'] or 'not stated'}"),
         ("context", f"{facts['context_length'] or 'not stated'} tokens"),
-        ("chat template", "yes" if facts["chat_template"] else "no: it completes text"),
+        ("chat template", "yes" if facts["chat_template"] else "no"),
         ("licence", facts["licence"] or "not stated in the files"),
         ("runs on", facts["hardware"]),
     ]

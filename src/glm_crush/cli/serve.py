@@ -107,17 +107,21 @@ def serve(
         second = settings.api.ollama_port
         also = [] if second is None else [listening.enter_context(bind(settings.api, second))]
         loaded = load_packed(settings, find_model(settings, wanted))
-        served, engine = serve_loaded_model(name or wanted, loaded, settings)
+        served, engine = None, None
+        if loaded.compiled.readout.task == "generate":
+            served, engine = serve_loaded_model(name or wanted, loaded, settings)
 
         def grpc_ready(port: int) -> None:
             standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
 
         database = LazyDatabase(settings.storage, settings.store.home)
-        encoders = serve_encoders(settings)
-        models = ServedModels([served], ModelAliases(settings.store.home / "aliases"), encoders)
+        encoders = serve_encoders(settings, first=None if served else (name or wanted, loaded))
+        aliases = ModelAliases(settings.store.home / "aliases")
+        models = ServedModels([served] if served else [], aliases, encoders)
 
         def stop() -> None:
-            engine.close()
+            if engine is not None:
+                engine.close()
             encoders.close()
 
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
@@ -138,7 +142,7 @@ def serve(
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner
 
-            for line in banner(url, served, needs_key=settings.api.key is not None):
+            for line in banner(url, served or next(iter(encoders)), needs_key=settings.api.key is not None):
                 standard_error().print(line, soft_wrap=True)
             for listener in also:
                 second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)

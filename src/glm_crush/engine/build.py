@@ -21,7 +21,7 @@ from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
 from glm_crush.engine.speculation import Drafter, Speculation
-from glm_crush.errors import ConfigError
+from glm_crush.errors import ConfigError, UnsupportedModelError
 from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 
@@ -67,7 +67,13 @@ def build_engine(
 
     Raises:
         ConfigError: the settings contradict each other, the model or the memory; states the numbers.
+        UnsupportedModelError: the model generates nothing.
     """
+    if loaded.compiled.readout.task != "generate":
+        raise UnsupportedModelError(
+            f"this model (family {loaded.compiled.family}) generates no text; "
+            "`glm embed`, `glm rerank` and `glm serve --embedding-model` are for such models"
+        )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise ConfigError(
             f"max_num_batched_tokens is {settings.max_num_batched_tokens} and max_num_seqs {settings.max_num_seqs}; "
