@@ -43,6 +43,9 @@ class ProgramReader {
     program.vocab_size = integer(source, "vocab_size");
     program.output_size = integer(source, "output_size");
     program.max_position = integer(source, "max_position");
+    program.keeps_hidden = nb::cast<bool>(source.attr("keeps_hidden"));
+    nb::object hidden_input = source.attr("hidden_input");
+    program.hidden_input = hidden_input.is_none() ? -1 : nb::cast<int>(hidden_input);
     for (nb::handle width : source.attr("buffers")) program.buffers.push_back(nb::cast<int>(width));
     for (nb::handle r : source.attr("ropes")) {
       program.ropes.push_back({nb::cast<std::vector<float>>(nb::list(r.attr("inv_freq"))), nb::cast<bool>(r.attr("interleaved")), number(r, "attention_factor")});
@@ -135,7 +138,7 @@ class ProgramReader {
     const std::string kind = nb::cast<std::string>(op.type().attr("__name__"));
     if (kind == "Embed") {
       const View out = view(op, "out");
-      return EmbedOp{matrix(op, "table", program.vocab_size, out.width), out, number(op, "scale")};
+      return EmbedOp{matrix(op, "table", program.vocab_size, out.width), out, number(op, "scale"), nb::cast<bool>(op.attr("zero_first"))};
     }
     if (kind == "RmsNorm") {
       const View input = view(op, "input");
@@ -305,6 +308,9 @@ class PyExecutor {
     executor_->copy_blocks({sources.data(), sources.size()}, {targets.data(), targets.size()});
   }
 
+  void read_hidden(Logits out) const { executor_->read_hidden(out.shape(0), out.shape(1), out.data()); }
+  void write_hidden(Table<float> values) { executor_->write_hidden(values.shape(0), values.shape(1), values.data()); }
+
   const Executor& get() const { return *executor_; }
 
  private:
@@ -350,6 +356,8 @@ void bind_executor(nb::module_& m) {
       .def("forward", &PyExecutor::forward, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch").none(), nb::arg("token_ids").none(), nb::arg("logprobs").none(),
            nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
       .def("decode", &PyExecutor::decode, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch"), nb::arg("drawn"))
+      .def("read_hidden", &PyExecutor::read_hidden, nb::arg("out"))
+      .def("write_hidden", &PyExecutor::write_hidden, nb::arg("values"))
       .def("copy_blocks", &PyExecutor::copy_blocks, nb::arg("sources"), nb::arg("targets"))
       .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
       .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })

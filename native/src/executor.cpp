@@ -245,6 +245,26 @@ void Executor::forward(const Batch& batch, float* logits, std::span<const Sample
   pool_.run(step.number);
 }
 
+void Executor::read_hidden(size_t rows, size_t width, float* out) const {
+  if (!program_.keeps_hidden) refuse("this program does not keep its hidden states");
+  check_hidden(rows, width, 0);
+  std::copy_n(buffers_[0].data(), rows * width, out);
+}
+
+void Executor::write_hidden(size_t rows, size_t width, const float* values) {
+  if (program_.hidden_input < 0) refuse("this program takes no hidden states");
+  check_hidden(rows, width, program_.hidden_input);
+  std::copy_n(values, rows * width, buffers_[static_cast<size_t>(program_.hidden_input)].data());
+}
+
+void Executor::check_hidden(size_t rows, size_t width, int buffer) const {
+  const auto wanted = static_cast<size_t>(program_.buffers.at(static_cast<size_t>(buffer)));
+  if (width != wanted || rows > static_cast<size_t>(options_.max_tokens)) {
+    refuse("hidden states are [" + std::to_string(rows) + ", " + std::to_string(width) + "]; a step takes up to " + std::to_string(options_.max_tokens) +
+           " rows of " + std::to_string(wanted));
+  }
+}
+
 void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets) {
   if (sources.size() != targets.size()) refuse("sources and targets differ in number");
   for (size_t i = 0; i < sources.size(); ++i) {

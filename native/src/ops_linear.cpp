@@ -11,7 +11,7 @@ void StepRunner::run() {
   for (const Op& op : executor.program_.ops) {
     phase_index = 0;
     std::visit([&](const auto& typed) { execute(typed); }, op);
-    if (op_index == executor.last_attention_) {
+    if (op_index == executor.last_attention_ && !executor.program_.keeps_hidden) {
       if (batch.logit_rows.empty()) return;  // all that this step leaves behind is in the cache now
       keep_logit_rows();
     }
@@ -82,6 +82,7 @@ void StepRunner::execute(const EmbedOp& op) {
     fill_rope_tables(begin, end);
     for (int t = begin; t < end; ++t) {
       lookup(op.table.data, op.table.cols, batch.token_ids[static_cast<size_t>(t)], op.out.width, op.scale, row(op.out, t));
+      if (op.zero_first && batch.positions[static_cast<size_t>(t)] == 0) std::fill_n(row(op.out, t), op.out.width, 0.0f);
     }
   });
 }

@@ -48,7 +48,7 @@ __all__ = [
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
 ContextPolicy = Literal["refuse", "truncate", "window", "summarise"]
 KvDtype = Literal["bf16", "int8", "f32"]
-SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft"]
+SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft", "mtp"]
 
 DEFAULT_MODEL = "smollm2:135m"
 DEFAULT_HOME = "~/.glm-crush"
@@ -88,7 +88,7 @@ class CrushSettings:
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
     prefix_cache: bool = _setting(True, "whether requests that begin alike compute the beginning once: true or false")
     speculation: SpeculationMethod = _setting(
-        "auto", "who guesses tokens ahead: auto, off, prompt_lookup, draft; replies are the same"
+        "auto", "who guesses tokens ahead: auto, off, prompt_lookup, draft, mtp; replies are the same"
     )
     draft_model: str | None = _setting(None, "small model with the same tokens that guesses: a store name or a path")
     speculation_max_tokens: int = _setting(12, "most tokens guessed ahead for one request in a step", low=1)

@@ -73,7 +73,7 @@ class LLM:
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
             prefix_cache: whether prompts that begin alike compute the beginning once.
-            speculation: who guesses tokens ahead: "auto", "off", "prompt_lookup" or "draft"; replies are the same.
+            speculation: who guesses tokens ahead: "auto", "off", "prompt_lookup", "draft", "mtp"; replies are the same.
             draft_model: a small model with the same tokens, a name or a path, that guesses them.
             make_executor: what runs the model; None = the native executor.
 

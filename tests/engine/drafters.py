@@ -6,11 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 
 from glm_crush.engine.request import Request
+from glm_crush.engine.speculation import Drafter
 from glm_crush.types import RequestOutput
 from tests.engine.scripted import VOCAB_SIZE
 
 
-class KnownReplies:
+class KnownReplies(Drafter):
     """Guesses the rest of replies known from a plain run; each guess is wrong with probability `error`.
 
     Requests are told apart by prompt, seed and index. `drafts` keeps what was guessed.

@@ -78,6 +78,12 @@ class Executor {
   // Copies whole cache blocks of every layer, in order. Throws std::invalid_argument when a block does not exist.
   void copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets);
 
+  // The residual stream of the last step's first `rows` tokens, for a program that keeps it. out: [rows, hidden], written.
+  void read_hidden(size_t rows, size_t width, float* out) const;
+
+  // Fills the program's input buffer for the first `rows` tokens of the next step. values: [rows, hidden].
+  void write_hidden(size_t rows, size_t width, const float* values);
+
   int num_threads() const { return pool_.num_threads(); }
   const char* kernels_name() const { return kernels_.name; }
   size_t cache_bytes() const;
@@ -101,6 +107,7 @@ class Executor {
   };
 
   void check(const Batch& batch, size_t num_rows) const;
+  void check_hidden(size_t rows, size_t width, int buffer) const;
   void check_encoder(const Batch& batch) const;
   void walk(int thread, uint32_t number);
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);

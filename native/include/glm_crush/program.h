@@ -41,7 +41,7 @@ struct Rope {
   float attention_factor = 1.0f;
 };
 
-struct EmbedOp { Matrix table; View out; float scale; };
+struct EmbedOp { Matrix table; View out; float scale; bool zero_first; };  // zero_first: position 0 gets zeros
 struct EmbedPositionsOp { View out; const float* positions; int num_positions, offset; const float* types; int num_types; };  // types null: none
 struct LayerNormOp { View input; const float* weight; const float* bias; float eps; View out; };
 struct RmsNormOp { View input; Norm norm; View out; };
@@ -85,6 +85,8 @@ struct Program {
   int vocab_size = 0;
   int output_size = 0;  // columns of what a step returns
   int max_position = 0;
+  bool keeps_hidden = false;  // the residual stream of every token outlives the step
+  int hidden_input = -1;      // buffer that the caller fills before a step
   std::vector<int> buffers;
   std::vector<Rope> ropes;
   std::vector<CacheLayer> caches;

@@ -67,6 +67,7 @@ class Speculation(StrEnum):
     off = "off"
     prompt_lookup = "prompt_lookup"
     draft = "draft"
+    mtp = "mtp"
 
 
 ModelArgument = Annotated[

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from glm_crush.config import CrushSettings
 from glm_crush.engine.block_pool import BlockPool
-from glm_crush.engine.build_drafter import make_drafter
+from glm_crush.engine.build_drafter import find_next_token_layer, keeping_hidden, make_draft_model
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
+from glm_crush.engine.mtp import LayerExecutor, ModelExecutor, NextTokenLayer
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
+from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
@@ -79,7 +82,8 @@ def build_engine(
             f"max_num_batched_tokens is {settings.max_num_batched_tokens} and max_num_seqs {settings.max_num_seqs}; "
             "a step must have a token for every running request: raise the first or lower the second"
         )
-    models = [loaded] if draft is None else [loaded, draft]
+    layer = find_next_token_layer(settings, loaded)
+    models = [model for model in (loaded, draft, layer) if model is not None]
     cache = plan_cache(
         max_position=loaded.compiled.max_position,
         bytes_per_token=sum(kv_bytes_per_token(model.compiled.program, settings.kv_dtype) for model in models),
@@ -87,10 +91,10 @@ def build_engine(
         max_context=max_context,
         kv_cache_tokens=settings.kv_cache_tokens,
         budget_bytes=int(available_memory_bytes() * (1 - _SPARE_SHARE))
-        - sum(model.packed.weight_bytes for model in models),
+        - sum(packed.weight_bytes for packed in {id(model.packed): model.packed for model in models}.values()),
     )
     make_executor = make_executor or _native_executor
-    executor = make_executor(loaded, settings, cache)
+    executor = make_executor(loaded if layer is None else keeping_hidden(loaded), settings, cache)
     limits = SchedulerLimits(
         max_context=cache.max_context,
         max_num_seqs=settings.max_num_seqs,
@@ -106,23 +110,31 @@ def build_engine(
     pool = BlockPool(cache.num_blocks, _BLOCK_SIZE)
     eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
     grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
+    runner = Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size)
+    if drafter is None and draft is not None:
+        drafter = make_draft_model(settings, loaded, draft, limits, cache, make_executor)
+    elif drafter is None and layer is not None:
+        drafter = NextTokenLayer(
+            cast("ModelExecutor", executor),
+            cast("LayerExecutor", make_executor(layer, settings, cache)),
+            limits,
+            block_size=_BLOCK_SIZE,
+            vocab_size=vocab_size,
+            grammars=runner.grammars,
+        )
+    elif drafter is None and settings.speculation != "off":
+        drafter = PromptLookup()
     engine = Engine(
-        Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size),
+        runner,
         Scheduler(limits, pool, PrefixCache(pool) if settings.prefix_cache else None),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
         grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
-        speculation=_make_speculation(
-            drafter or make_drafter(settings, loaded, draft, limits, cache, make_executor), settings
-        ),
+        speculation=None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens),
     )
     release_free_memory()  # what loading took for a moment
     return BuiltEngine(engine, executor, cache, grammars)
-
-
-def _make_speculation(drafter: Drafter | None, settings: CrushSettings) -> Speculation | None:
-    return None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens)
 
 
 def _native_executor(loaded: LoadedModel, settings: CrushSettings, cache: CachePlan) -> Executor:

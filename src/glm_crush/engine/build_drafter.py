@@ -1,4 +1,4 @@
-"""Who guesses tokens ahead, by the settings: nobody, the text itself, or a second model.
+"""What guesses tokens ahead beside the text itself: a second model, or a layer of the model's own.
 
 Above: `build`, and whoever loads models. Below: the drafters.
 """
@@ -6,20 +6,20 @@ Above: `build`, and whoever loads models. Below: the drafters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from glm_crush.config import CrushSettings, Settings
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.draft_model import DraftModel
-from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler_limits import SchedulerLimits
-from glm_crush.engine.speculation import Drafter
 from glm_crush.errors import ConfigError
+from glm_crush.models.compiler import compile_next_token_layer
 from glm_crush.models.loader import LoadedModel, load_model
 from glm_crush.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["check_same_tokens", "load_draft_model", "make_drafter"]
+__all__ = ["check_same_tokens", "find_next_token_layer", "keeping_hidden", "load_draft_model", "make_draft_model"]
 
 
 def load_draft_model(settings: Settings) -> LoadedModel | None:
@@ -41,18 +41,42 @@ def load_draft_model(settings: Settings) -> LoadedModel | None:
     return load_model(path, cache_dir=settings.store.home / "packed", weight_format=crush.weight_format)
 
 
-def make_drafter(
+def find_next_token_layer(settings: CrushSettings, loaded: LoadedModel) -> LoadedModel | None:
+    """The model's multi-token prediction layer as a model of its own, if the settings ask for it.
+
+    Raises:
+        ConfigError: they do and the model has none.
+    """
+    if settings.speculation != "mtp":
+        return None
+    names = {entry.name for entry in loaded.packed.entries()}
+    compiled = compile_next_token_layer(loaded.packed.header.config, loaded.compiled, names)
+    if compiled is None:
+        raise ConfigError(
+            f"speculation is 'mtp' and {loaded.packed.path.name} holds no multi-token prediction layer: only GLM-4.5 "
+            "and later have one, and tools that save a checkpoint again drop it; choose another speculation"
+        )
+    return replace(loaded, compiled=compiled)
+
+
+def keeping_hidden(loaded: LoadedModel) -> LoadedModel:
+    """The same model, whose hidden states outlive each step."""
+    program = replace(loaded.compiled.program, keeps_hidden=True)
+    return replace(loaded, compiled=replace(loaded.compiled, program=program))
+
+
+def make_draft_model(
     settings: CrushSettings,
     target: LoadedModel,
-    draft: LoadedModel | None,
+    draft: LoadedModel,
     limits: SchedulerLimits,
     cache: CachePlan,
     make_executor: Callable[[LoadedModel, CrushSettings, CachePlan], Executor],
-) -> Drafter | None:
-    """What the settings ask for; None = no guesses.
+) -> DraftModel:
+    """A second model that guesses.
 
     Args:
-        settings: which.
+        settings: of its executor.
         target: the model whose replies are guessed.
         draft: the second model; its cache has as many blocks as `cache`, the first one's.
         limits: of the engine's steps.
@@ -62,10 +86,6 @@ def make_drafter(
     Raises:
         ConfigError: the two models do not have the same tokens.
     """
-    if settings.speculation == "off":
-        return None
-    if draft is None:
-        return PromptLookup()
     check_same_tokens(target.tokenizer, draft.tokenizer)
     program = draft.compiled.program
     max_context = min(cache.max_context, draft.compiled.max_position)

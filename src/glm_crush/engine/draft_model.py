@@ -16,6 +16,7 @@ from glm_crush.engine.request import Request
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduled_batch import ScheduledBatch, ScheduledRequest
 from glm_crush.engine.scheduler_limits import SchedulerLimits
+from glm_crush.engine.speculation import Drafter
 
 __all__ = ["DraftModel"]
 
@@ -34,7 +35,7 @@ class _Follower:
     num_known: int
 
 
-class DraftModel:
+class DraftModel(Drafter):
     """A `Drafter` that runs a model.
 
     Args:

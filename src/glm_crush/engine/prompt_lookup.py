@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from glm_crush.engine.request import Request
+from glm_crush.engine.speculation import Drafter
 
 __all__ = ["PromptLookup", "RepeatIndex"]
 
@@ -82,7 +83,7 @@ def _common_end(token_ids: array[int], place: int) -> int:
     return length
 
 
-class PromptLookup:
+class PromptLookup(Drafter):
     """A `Drafter` that copies what followed the longest repeat of the end of prompt and reply."""
 
     first_rates: Sequence[float] = _FIRST_RATES

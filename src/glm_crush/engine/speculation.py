@@ -29,9 +29,13 @@ class Drafter(Protocol):
 
     Attributes:
         first_rates: how many of its guesses are right until one has seen, for each certainty, the least certain first.
+        max_length: of a guess.
+        follows_steps: it must `observe` every single step, and `draft` is called before each, if only for nobody.
     """
 
     first_rates: Sequence[float]
+    max_length: int = _ANY_NUMBER
+    follows_steps: bool = False
 
     def certainty(self, request: Request) -> int | None:
         """How certain a guess of the request's next tokens would be, an index of `first_rates`; None: it has none."""
@@ -41,6 +45,10 @@ class Drafter(Protocol):
 
     def forget(self, request: Request) -> None:
         """The request has ended; nothing happens when it is unknown."""
+
+    def observe(self, batch: ScheduledBatch) -> None:  # noqa: ARG002 (most need not look)
+        """A step was computed, and the requests have what it yielded."""
+        return
 
 
 class Speculation:
@@ -55,7 +63,7 @@ class Speculation:
         assert max_tokens > 0
         self.max_decode_steps = _ANY_NUMBER
         self._drafter = drafter
-        self._max_tokens = max_tokens
+        self._max_tokens = min(max_tokens, drafter.max_length)
         self._costs = StepCosts()
         self._rates = list(drafter.first_rates)  # over all requests: what a new one starts from
         self._records: dict[Request, DraftRecord] = {}
@@ -66,7 +74,7 @@ class Speculation:
     ) -> dict[Request, Sequence[int]]:
         """Drafts for those of the running requests where they are likely to pay; ends where a grammar forbids them."""
         decoding = [r for r in running if r.num_tokens - r.num_computed_tokens == 1 and r.num_output_tokens > 0]
-        self.max_decode_steps = _ANY_NUMBER
+        self.max_decode_steps = 1 if self._drafter.follows_steps else _ANY_NUMBER
         candidates: list[Request] = []
         self._certainties = {}
         for request in decoding:
@@ -75,11 +83,9 @@ class Speculation:
                 candidates.append(request)
                 self._certainties[request] = certainty
             elif request in self._records and self._records[request].is_hopeful(request.num_output_tokens):
-                self.max_decode_steps = _STEPS_WHILE_HOPEFUL
-        if not candidates:
-            return {}
-        lengths = self._choose_lengths(candidates, len(decoding))
-        if not lengths:
+                self.max_decode_steps = min(self.max_decode_steps, _STEPS_WHILE_HOPEFUL)
+        lengths = self._choose_lengths(candidates, len(decoding)) if candidates else {}
+        if not lengths and not self._drafter.follows_steps:
             return {}
         drafts = self._drafter.draft(lengths)
         for request in drafts.keys() & grammars.keys():
@@ -88,6 +94,7 @@ class Speculation:
 
     def record(self, batch: ScheduledBatch, num_accepted: Mapping[Request, int], seconds: float) -> None:
         """Learn from a step: what it cost, and which drafts were right."""
+        self._drafter.observe(batch)
         num_drafts = sum(len(part.drafts) for part in batch.requests)
         if batch.requests and all(part.samples and part.num_tokens - len(part.drafts) == 1 for part in batch.requests):
             self._costs.record(len(batch.requests), num_drafts, seconds / batch.num_decode_steps)

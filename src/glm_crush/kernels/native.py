@@ -77,6 +77,7 @@ class Executor:
         except ValueError as error:
             raise KernelError(str(error)) from error
         self._vocab_size = program.vocab_size
+        self._hidden_size = program.hidden_size
         self._output_size = program.output_size
         self._logits = np.empty((1, program.output_size), np.float32)
 
@@ -141,6 +142,30 @@ class Executor:
         except (ValueError, TypeError, RuntimeError) as error:
             raise KernelError(str(error)) from error
         return drawn
+
+    def read_hidden(self, num_tokens: int) -> npt.NDArray[np.float32]:
+        """The last step's residual stream before the final norm, float32 `[num_tokens, hidden_size]`.
+
+        Raises:
+            KernelError: the program does not keep it, or a step has fewer tokens.
+        """
+        hidden = np.empty((num_tokens, self._hidden_size), np.float32)
+        try:
+            self._executor.read_hidden(hidden)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+        return hidden
+
+    def write_hidden(self, hidden: npt.NDArray[np.float32]) -> None:
+        """Fill the program's input of hidden states for the next step: float32 `[num_tokens, hidden_size]`.
+
+        Raises:
+            KernelError: the program has no such input, or the array does not fit.
+        """
+        try:
+            self._executor.write_hidden(hidden)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copy whole blocks of the cache, in every layer and in order: `sources[i]` to `targets[i]`.

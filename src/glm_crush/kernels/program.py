@@ -93,11 +93,15 @@ class CacheLayer:
 
 @dataclass(frozen=True)
 class Embed:
-    """`out = table[token_id] * scale`; `table` is a packed linear of shape `[vocab, hidden]`."""
+    """`out = table[token_id] * scale`; `table` is a packed linear of shape `[vocab, hidden]`.
+
+    With `zero_first` position 0 gets zeros.
+    """
 
     table: str
     out: View
     scale: float = 1.0
+    zero_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -326,6 +330,8 @@ class Program:
         buffers: width of each float32 activation buffer; buffer 0 is the residual stream.
         ropes: rotary tables by index. caches: KV cache layers by index.
         max_position: positions are below this.
+        keeps_hidden: the residual stream of every token outlives the step, for `read_hidden`.
+        hidden_input: a buffer of hidden states that the caller fills before each step with `write_hidden`.
     """
 
     hidden_size: int
@@ -335,6 +341,8 @@ class Program:
     ropes: tuple[Rope, ...]
     caches: tuple[CacheLayer, ...]
     ops: tuple[Op, ...]
+    keeps_hidden: bool = False
+    hidden_input: int | None = None
 
     @property
     def output_size(self) -> int:

@@ -74,6 +74,7 @@ class ReferenceExecutor:
             raise KernelError(f"kv_dtype is {kv_dtype!r}; choose {', '.join(KV_DTYPES)}")
         self.program = program
         self._weights = weights
+        self._hidden = self._input = np.zeros((0, program.hidden_size), np.float32)
         self._quantize = quantize_activations
         self._caches = tuple(
             PagedCache(layer, num_blocks=num_blocks, block_size=block_size, kv_dtype=kv_dtype)
@@ -83,6 +84,9 @@ class ReferenceExecutor:
     def forward(self, batch: ForwardBatch) -> Float32:
         """Runs one step and returns float32 logits `[num_logit_rows, vocab_size]`, or hidden states (`Output`)."""
         buffers = [np.zeros((len(batch.token_ids), width), np.float32) for width in self.program.buffers]
+        if self.program.hidden_input is not None:
+            buffers[self.program.hidden_input][:] = self._input
+        self._hidden = buffers[0]
         result = np.zeros((len(batch.logit_rows), self.program.output_size), np.float32)
         rows = batch.logit_rows
         for op in self.program.ops:
@@ -100,6 +104,14 @@ class ReferenceExecutor:
                     self._run(op, buffers, batch)
         return result
 
+    def read_hidden(self, num_tokens: int) -> Float32:
+        """The last step's residual stream before the final norm, float32 `[num_tokens, hidden_size]`."""
+        return self._hidden[:num_tokens].copy()
+
+    def write_hidden(self, hidden: Float32) -> None:
+        """Fills the program's input of hidden states for the next step."""
+        self._input = hidden
+
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copies whole blocks of the cache, in every layer and in order."""
         for cache in self._caches:
@@ -112,6 +124,8 @@ class ReferenceExecutor:
             case Embed():
                 table = self._weights.linear(op.table).values[0]
                 _read(buffers, op.out)[:] = table[batch.token_ids] * np.float32(op.scale)
+                if op.zero_first:
+                    _read(buffers, op.out)[batch.positions == 0] = 0
             case EmbedPositions():
                 _read(buffers, op.out)[:] += embed_positions(op, self._weights, batch)
             case LayerNorm():

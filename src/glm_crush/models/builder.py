@@ -77,8 +77,8 @@ class ProgramBuilder:
         """What to pack, in the order in which the program reads it."""
         return tuple(self._plan.values())
 
-    def program(self, vocab_size: int, max_position: int) -> Program:
-        """The finished program."""
+    def program(self, vocab_size: int, max_position: int, *, hidden_input: str | None = None) -> Program:
+        """The finished program; `hidden_input` is the buffer that its caller fills."""
         widths = tuple(width for _, width in self._buffers.values())
         return Program(
             hidden_size=self.hidden_size,
@@ -88,6 +88,7 @@ class ProgramBuilder:
             ropes=tuple(self._ropes),
             caches=tuple(self._caches),
             ops=tuple(self._ops),
+            hidden_input=None if hidden_input is None else self._buffers[hidden_input][0],
         )
 
     def _pack(self, entry: WeightPlan) -> str:

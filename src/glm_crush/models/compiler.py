@@ -16,13 +16,12 @@ from glm_crush.models.config_reader import ConfigReader
 from glm_crush.models.description import Decoder, Family
 from glm_crush.models.encoder import Encoder, lower_encoder
 from glm_crush.models.heads import Embedding, Readout, share_caches
+from glm_crush.models.next_token import FINAL_NORM, HIDDEN_INPUT, lower_next_token_layer, next_token_plan
 from glm_crush.models.registry import find_family
 from glm_crush.models.sentence import SentenceConfig
 from glm_crush.weights.plan import Source, WeightPlan
 
-__all__ = ["CompiledModel", "compile_model"]
-
-_FINAL_NORM = "model.norm.weight"
+__all__ = ["CompiledModel", "compile_model", "compile_next_token_layer"]
 
 
 @dataclass(frozen=True)
@@ -88,23 +87,40 @@ def compile_model(
     if tensor_names is not None and not any(f".layers.{len(decoder.layers)}." in name for name in tensor_names):
         num_next = 0  # tools that re-save checkpoints drop these layers
     program_plan = builder.plan
-    next_token_plan = tuple(
-        entry for offset in range(num_next) for entry in _next_token_plan(decoder, offset, tensor_names)
+    extra_plan = tuple(
+        entry for offset in range(num_next) for entry in next_token_plan(decoder, offset, tensor_names or ())
     )
     if tensor_names is not None:
         names = CheckpointNames.of(family, tensor_names)
-        program_plan, next_token_plan = names.rename(program_plan), names.rename(next_token_plan)
+        program_plan, extra_plan = names.rename(program_plan), names.rename(extra_plan)
         skipped = (*family.ignorable_tensors, *((names.head,) if decoder.tie_word_embeddings else ()))
-        names.check(program_plan + next_token_plan, skipped)
+        names.check(program_plan + extra_plan, skipped)
     return CompiledModel(
         program=builder.program(decoder.vocab_size, decoder.max_position),
         program_plan=program_plan,
-        next_token_plan=next_token_plan,
+        next_token_plan=extra_plan,
         family=family.name,
         eos_token_ids=_eos_token_ids(config, generation_config or {}),
         max_position=decoder.max_position,
         num_next_token_layers=num_next,
     )
+
+
+def compile_next_token_layer(
+    config: Mapping[str, object], compiled: CompiledModel, packed_names: Collection[str]
+) -> CompiledModel | None:
+    """The first multi-token prediction layer as a model of its own; None where the packed weights lack it.
+
+    Its program takes the hidden states of `compiled`'s, the model that it belongs to.
+    """
+    decoder = find_family(config).describe(ConfigReader(config))
+    if isinstance(decoder, Encoder) or not decoder.next_token_layers:
+        return None
+    if f"model.layers.{len(decoder.layers)}.eh_proj.weight" not in packed_names:
+        return None
+    builder = lower_next_token_layer(decoder, 0, packed_names)
+    program = builder.program(decoder.vocab_size, decoder.max_position, hidden_input=HIDDEN_INPUT)
+    return replace(compiled, program=program, program_plan=builder.plan, next_token_plan=(), num_next_token_layers=0)
 
 
 def _compile_whole_texts(
@@ -118,7 +134,7 @@ def _compile_whole_texts(
     else:
         assert sentence is not None
         builder = _lower_layers(model)
-        norm = model.norms.emit(builder, _FINAL_NORM, model.hidden_size)
+        norm = model.norms.emit(builder, FINAL_NORM, model.hidden_size)
         head = Embedding(sentence.pooling, sentence.normalize, norm)
         head.emit(builder)
         readout = head.readout
@@ -148,7 +164,7 @@ def _next_token_prefixes(decoder: Decoder, prefix: str) -> tuple[str, ...]:
 
 def _lower(decoder: Decoder) -> ProgramBuilder:
     builder = _lower_layers(decoder)
-    norm = decoder.norms.emit(builder, _FINAL_NORM, decoder.hidden_size)
+    norm = decoder.norms.emit(builder, FINAL_NORM, decoder.hidden_size)
     head = EMBEDDING
     if not decoder.tie_word_embeddings:
         head = builder.linear(HEAD, (Source(HEAD),), decoder.vocab_size, decoder.hidden_size)
@@ -163,27 +179,6 @@ def _lower_layers(decoder: Decoder) -> ProgramBuilder:
     for index, layer in enumerate(decoder.layers):
         layer.emit(builder, f"model.layers.{index}", decoder.norms)
     return builder
-
-
-def _next_token_plan(decoder: Decoder, offset: int, names: Collection[str] | None) -> tuple[WeightPlan, ...]:
-    """Weights of multi-token prediction layer `offset` (DeepSeek-V3, section 2.2), lowered on their own.
-
-    The layer's embedding and head are kept only where the checkpoint has its own copies.
-    """
-    hidden = decoder.hidden_size
-    builder = ProgramBuilder(hidden)
-    prefix = f"model.layers.{len(decoder.layers) + offset}"
-    for norm in ("enorm", "hnorm"):
-        decoder.norms.emit(builder, f"{prefix}.{norm}.weight", hidden)
-    head_norm = f"{prefix}.shared_head.norm.weight"
-    builder.vector(head_norm, (Source(head_norm, fallback=_FINAL_NORM),), (hidden,), decoder.norms.weight_offset)
-    joined = f"{prefix}.eh_proj.weight"
-    builder.linear(joined, (Source(joined),), hidden, 2 * hidden)
-    decoder.next_token_layers[offset].emit(builder, prefix, decoder.norms)
-    for name in (f"{prefix}.embed_tokens.weight", f"{prefix}.shared_head.head.weight"):
-        if names is not None and name in names:
-            builder.linear(name, (Source(name),), decoder.vocab_size, hidden)
-    return builder.plan
 
 
 def _eos_token_ids(*configs: Mapping[str, object]) -> tuple[int, ...]:
