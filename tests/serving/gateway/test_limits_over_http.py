@@ -74,6 +74,15 @@ def test_every_reply_of_a_request_counts(serve: Serve) -> None:
     assert reply.headers["x-ratelimit-remaining-tokens"] == str(1000 - PROMPT_TOKENS - 300)
 
 
+def test_beams_are_charged_whether_they_win_or_lose(serve: Serve) -> None:
+    url = serve().url
+    made = make_key(url, limits={"tokens_per_minute": 1000})
+    reply = chat(url, made["key"], max_tokens=100, use_beam_search=True, beam_width=4)
+    assert reply.headers["x-ratelimit-remaining-tokens"] == str(1000 - PROMPT_TOKENS - 400)
+    rows = httpx2.get(f"{url}/admin/v1/usage", headers=ADMIN, params={"key_id": made["id"]}).json()["data"]
+    assert rows[0]["completion_tokens"] == 4 * reply.json()["usage"]["completion_tokens"] == 20
+
+
 def test_concurrency_counts_streams_until_they_end(serve: Serve, scripted_engine: Any) -> None:
     engine = scripted_engine(hold_after=2)
     url = serve(engine).url

@@ -29,7 +29,7 @@ async def metered(
     admission = current_admission()
     reservation: Reservation | None = None
     if admission is not None:
-        most = None if params.max_tokens is None else params.max_tokens * params.n
+        most = None if params.max_tokens is None else params.max_tokens * max(params.n, params.beam_width or 0)
         reservation = await admission.reserve(model, len(prompt_token_ids), most)
     stream = submit()
     num_tokens = num_cached = 0
@@ -46,7 +46,12 @@ async def metered(
     finally:
         await stream.aclose()
         if reservation is not None:  # a client that left before the first token pays for its prompt
-            reservation.settle(Usage(len(prompt_token_ids), num_tokens, num_cached))
+            reservation.settle(Usage(len(prompt_token_ids), _num_computed(num_tokens, params), num_cached))
+
+
+def _num_computed(num_tokens: int, params: SamplingParams) -> int:
+    """Tokens that were computed for those that came out: beams that lost have cost as much as those that won."""
+    return num_tokens if params.beam_width is None else num_tokens * params.beam_width // params.n
 
 
 @asynccontextmanager
