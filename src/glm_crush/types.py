@@ -236,10 +236,9 @@ class SamplingParams:
                 parameter="n",
             )
         neutral: dict[str, object] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-        neutral |= {"logit_bias": {}, "structured": None, "stop": ()}
+        neutral |= {"logit_bias": {}, "structured": None}
         for name, value in neutral.items():
-            given = getattr(self, name)
-            if given != value and not (name == "stop" and not given):
+            if getattr(self, name) != value:
                 raise InvalidParameterError(
                     f"{name} is given with beam search, which ranks by the model's own probabilities; leave it out",
                     parameter=name,

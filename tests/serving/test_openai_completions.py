@@ -136,7 +136,6 @@ def test_echo_with_logprobs_scores_the_prompt_too_whole_and_streamed(start_serve
         ({"use_beam_search": True, "beam_width": 2, "n": 3}, "n"),
         ({"use_beam_search": True, "temperature": 0.5}, "temperature"),
         ({"use_beam_search": True, "preset": "chat"}, "preset"),
-        ({"use_beam_search": True, "stop": "x"}, "stop"),
         ({"suffix": "end"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
         ({"messages": []}, "messages"),

@@ -14,6 +14,7 @@ from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.reply import MakeDetokenizer
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.scheduler import Scheduler
+from glm_crush.engine.stop import StopStrings
 from glm_crush.errors import ContextLengthError, EngineError, InvalidParameterError
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
@@ -55,14 +56,18 @@ class BeamGroup:
     Args:
         requests: as many as there are beams; the first computes the prompt, the others wait to be forked.
         params: of the call.
+        make_detokenizer: see `MakeDetokenizer`; None = no text, and no stop strings.
 
     Attributes:
         num_replies: that are returned, the best ones.
     """
 
-    def __init__(self, requests: Sequence[Request], params: SamplingParams) -> None:
+    def __init__(
+        self, requests: Sequence[Request], params: SamplingParams, make_detokenizer: MakeDetokenizer | None
+    ) -> None:
         self.requests = list(requests)
         first = self.requests[0]
+        self._make_detokenizer = make_detokenizer
         self.num_replies = params.n
         self._num_logprobs = params.logprobs
         self._params = params
@@ -73,6 +78,7 @@ class BeamGroup:
             min_tokens=params.min_tokens,
             length_penalty=params.length_penalty,
             early_stopping=params.early_stopping,
+            ends=self._ends if params.stop and make_detokenizer is not None else None,
         )
         for request in self.requests:
             request.num_logprobs = self._search.num_candidates
@@ -91,20 +97,16 @@ class BeamGroup:
         if len(self._drawn) == len(self._live):
             self._advance(scheduler)
 
-    def replies(
-        self, make_detokenizer: MakeDetokenizer | None, stats: RequestStats, prompt: Sequence[int]
-    ) -> list[RequestDelta]:
+    def replies(self, stats: RequestStats) -> list[RequestDelta]:
         """The best replies, each as one delta, once the search is done."""
         request = self.requests[0]
         deltas = []
         for index, beam in enumerate(self._search.finished[: self.num_replies]):
             ids = tuple(token.token_id for token in beam.tokens)
-            detokenizer = make_detokenizer and make_detokenizer(prompt, self._params.skip_special_tokens)
-            text = ""
-            if detokenizer is not None:
-                text = "".join(map(detokenizer.add, ids[:-1] if beam.stopped else ids)) + detokenizer.finish()
-            reason: FinishReason = "stop" if beam.stopped else "length"
-            named = beam.stopped and ids[-1] in self._params.stop_token_ids
+            by_id = beam.stopped and ids[-1] in request.stop_token_ids
+            text, matched = self._text(ids[:-1] if by_id else ids)
+            reason: FinishReason = "stop" if beam.stopped or matched is not None else "length"
+            named = by_id and ids[-1] in self._params.stop_token_ids
             deltas.append(
                 RequestDelta(
                     request.request_id,
@@ -113,7 +115,7 @@ class BeamGroup:
                     text,
                     logprobs=None if self._num_logprobs is None else beam.tokens,
                     finish_reason=reason,
-                    stop_reason=ids[-1] if named else None,
+                    stop_reason=ids[-1] if named else matched,
                     prompt_logprobs=None if request.prompt_logprobs is None else tuple(request.prompt_logprobs),
                     stats=replace(stats, num_output_tokens=len(ids)),
                     score=beam.score,
@@ -133,6 +135,28 @@ class BeamGroup:
     def _ended(self, index: int, stats: RequestStats, error: EngineError | None) -> RequestDelta:
         request_id = self.requests[0].request_id
         return RequestDelta(request_id, index, (), "", finish_reason="abort", stats=stats, error=error)
+
+    def _text(self, token_ids: Sequence[int]) -> tuple[str, str | None]:
+        """The text of a reply up to the stop string in it, and which that is."""
+        if self._make_detokenizer is None:
+            return "", None
+        detokenizer = self._make_detokenizer(self._prompt(), self._params.skip_special_tokens)
+        stop = StopStrings(self._params.stop)
+        text = stop.push("".join(map(detokenizer.add, token_ids)) + detokenizer.finish())
+        return text + stop.flush(), stop.matched
+
+    def _ends(self, tokens: Sequence[TokenLogprobs], token_id: int) -> bool:
+        """Whether a stop string is complete with this token: one that was before would have ended the beam."""
+        assert self._make_detokenizer is not None
+        longest = max(map(len, self._params.stop))
+        detokenizer = self._make_detokenizer(self._prompt(), self._params.skip_special_tokens)
+        # Each token has a byte at least, and a character four at most; special ones, which have none, are few.
+        tail = [token.token_id for token in tokens[-4 * longest - 16 :]]
+        text = "".join(map(detokenizer.add, [*tail, token_id]))
+        return any(stop in text for stop in self._params.stop)
+
+    def _prompt(self) -> Sequence[int]:
+        return self.requests[0].token_ids[: self.requests[0].num_prompt_tokens]
 
     def _advance(self, scheduler: Scheduler) -> None:
         candidates = [self._drawn[request].top for request in self._live]

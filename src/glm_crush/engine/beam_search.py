@@ -7,7 +7,7 @@ requests nor models. The rules are those of transformers, so that the same model
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,7 @@ class BeamSearch:
     Args:
         width: beams. max_tokens: length at which every beam ends. stop_token_ids: what ends one before that.
         min_tokens: no stop before this many.
+        ends: whether a token ends a reply that has come so far, other than by its id; None = nothing does.
         length_penalty: above 0 favours longer replies, below 0 shorter ones; 1 ranks by the mean log-probability.
         early_stopping: True ends as soon as `width` replies have ended; False when no beam could beat them if it
             ended now; "never" when none could beat them however it goes on.
@@ -58,6 +59,7 @@ class BeamSearch:
         min_tokens: int = 0,
         length_penalty: float = 1.0,
         early_stopping: EarlyStopping = False,
+        ends: Callable[[Sequence[TokenLogprobs], int], bool] | None = None,
     ) -> None:
         self.finished: list[Beam] = []  # best first, `width` at most
         self.live: list[Beam] = [Beam((), 0.0, 0)]  # best first
@@ -67,6 +69,7 @@ class BeamSearch:
         self._min_tokens = min_tokens
         self._length_penalty = length_penalty
         self._early_stopping = early_stopping
+        self._ends = ends
 
     @property
     def num_candidates(self) -> int:
@@ -89,7 +92,9 @@ class BeamSearch:
         at_limit = length >= self._max_tokens
         live: list[Beam] = []
         for rank, (logprob, parent, token_id, token_logprob) in enumerate(chosen):
-            stops = token_id in self._stop_token_ids
+            if rank >= self._width and len(live) == self._width:
+                break
+            stops = self._stops(parent, token_id, length)
             if (stops or at_limit) and rank >= self._width:
                 continue  # only what is among the likeliest may end a reply
             if not (stops or at_limit) and len(live) == self._width:
@@ -103,6 +108,13 @@ class BeamSearch:
         self._trim()
         self.live = [] if self._is_over(live, length) else live
         return self.live
+
+    def _stops(self, parent: int, token_id: int, length: int) -> bool:
+        if token_id in self._stop_token_ids:
+            return True
+        if self._ends is None or length < self._min_tokens:
+            return False
+        return self._ends(self.live[parent].tokens, token_id)
 
     def _ranked(
         self, candidates: Sequence[Sequence[tuple[int, float]]], length: int

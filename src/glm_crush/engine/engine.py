@@ -100,7 +100,7 @@ class Engine:
             self.scheduler.add(requests)
         else:
             self.scheduler.add(requests[:1])
-            self._beams[request_id] = BeamGroup(requests, params)
+            self._beams[request_id] = BeamGroup(requests, params, self._make_detokenizer)
         self._requests[request_id] = requests
         return request_id
 
@@ -307,8 +307,7 @@ class Engine:
         group.record(request, logprobs[0], self.scheduler)
         if not group.done:
             return []
-        prompt = request.token_ids[: request.num_prompt_tokens]
-        deltas = group.replies(self._make_detokenizer, self._finish_beams(request.request_id, "stop", now), prompt)
+        deltas = group.replies(self._finish_beams(request.request_id, "stop", now))
         self.metrics.num_output_tokens += sum(len(delta.token_ids) for delta in deltas)
         return deltas
 
