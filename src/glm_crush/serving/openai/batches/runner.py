@@ -200,8 +200,9 @@ class BatchRunner:
         batch = work.batch
         with at_priority(IDLE_PRIORITY):
             reply = await self._caller.post(batch.endpoint, line.body, key_id=batch.key_id)
-            while reply.status in _RETRY_STATUSES:
-                await asyncio.sleep(min(reply.retry_after_seconds or 1.0, _LONGEST_RETRY_SECONDS))
+            # Without a time to come back there is none: a request that is larger than a limit of its key.
+            while reply.status in _RETRY_STATUSES and reply.retry_after_seconds is not None:
+                await asyncio.sleep(min(reply.retry_after_seconds, _LONGEST_RETRY_SECONDS))
                 reply = await self._caller.post(batch.endpoint, line.body, key_id=batch.key_id)
         try:
             await self._batches.add_line(batch.id, line_result(line, reply))
