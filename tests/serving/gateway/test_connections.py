@@ -80,10 +80,11 @@ def test_a_connection_that_says_nothing_is_closed(serve: Serve) -> None:
         assert client.everything() == b""
 
 
-def test_a_body_that_trickles_is_cut_off(serve: Serve) -> None:
+@pytest.mark.parametrize("beginning", [b"", b"{"])
+def test_a_body_that_trickles_is_cut_off(serve: Serve, beginning: bytes) -> None:
     url = serve(body_timeout_seconds=0.2, **LOCAL).url
     with RawClient(url) as client:
-        assert client.send(post(1000) + b"{").status() == 408
+        assert client.send(post(1000) + beginning).status() == 408
 
 
 def test_an_answered_connection_is_closed_when_nothing_more_is_asked(serve: Serve) -> None:

@@ -90,6 +90,18 @@ def test_callers_without_a_key_are_never_administrators(serve: Serve) -> None:
     assert httpx2.get(f"{url}/admin/v1/keys").status_code == 403
 
 
+def test_where_no_key_is_needed_any_word_will_do_but_not_a_key_that_was_revoked(serve: Serve) -> None:
+    made = make_key(serve().url)
+    url = serve(api={"key": None}).url
+    assert [chat(url, key).status_code for key in (None, "none", made["key"])] == [200, 200, 200]
+    httpx2.delete(f"{serve().url}/admin/v1/keys/{made['id']}", headers=ADMIN)
+    with httpx2.Client(headers={"authorization": f"Bearer {made['key']}"}) as client:
+        started = time.monotonic()
+        while client.get(f"{url}/v1/models").status_code != 401:
+            assert time.monotonic() - started < 20, "the key goes on working"
+    assert chat(url, "none").status_code == 200
+
+
 def test_a_key_for_some_models_is_refused_by_the_others(serve: Serve) -> None:
     url = serve().url
     assert chat(url, make_key(url, models=["scripted", "glm-*"])["key"]).status_code == 200
