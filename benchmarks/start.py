@@ -71,7 +71,10 @@ def complete(base: str) -> None:
 
 def process_tree(pid: int) -> list[int]:
     """A process and everything it started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # A child belongs to the thread that started it.
+    children = [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     return [pid, *(grandchild for child in children for grandchild in process_tree(int(child)))]
 
 

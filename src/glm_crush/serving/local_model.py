@@ -6,19 +6,23 @@ Above: `glm serve`. Below: `engine`, `chat`, `models`.
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING
 
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
-from glm_crush.engine.async_engine import AsyncEngine
-from glm_crush.engine.build import MakeExecutor, build_engine
 from glm_crush.engine.build_drafter import load_draft_model
+from glm_crush.engine.machine import release_free_memory
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
 from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
 from glm_crush.engine.sampling_defaults import sampling_defaults
 from glm_crush.models.loader import LoadedModel
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.served_model import Grammars, ServedModel
+
+if TYPE_CHECKING:
+    from glm_crush.engine.async_engine import AsyncEngine
+    from glm_crush.engine.build import MakeExecutor
 
 __all__ = ["serve_loaded_model"]
 
@@ -44,7 +48,12 @@ def serve_loaded_model(
         engine = grammars = _start_engine_process(loaded, settings)
         codec, replies = _codec(loaded)  # meanwhile the child loads the model too
         max_context = _context_of(engine)
+        release_free_memory()  # what loading took for a moment
     else:
+        # Imported here: a server whose engine is elsewhere does without the engine's modules.
+        from glm_crush.engine.async_engine import AsyncEngine
+        from glm_crush.engine.build import build_engine
+
         built = build_engine(
             loaded,
             settings.crush,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from glm_crush.config import CrushSettings
-from glm_crush.engine.build import BuiltEngine, build_engine
-from glm_crush.models.loader import load_model
+
+if TYPE_CHECKING:
+    from glm_crush.engine.build import BuiltEngine
 
 __all__ = ["MAKE", "build_packed_engine", "packed_engine_arguments"]
 
@@ -36,6 +37,10 @@ def build_packed_engine(
 
     Raises as `load_model` and `build_engine` do.
     """
+    # Imported here: the parent, which needs the arguments only, does without the engine.
+    from glm_crush.engine.build import build_engine
+    from glm_crush.models.loader import load_model
+
     packed = Path(path)
     return build_engine(
         load_model(packed, cache_dir=packed.parent),
