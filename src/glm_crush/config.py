@@ -85,6 +85,15 @@ class CrushSettings:
     kv_cache_tokens: int | None = _setting(None, "tokens the KV cache holds; unset = chosen from the model", low=16)
     max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
     max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)
+    max_step_seconds: float = _setting(
+        0.15, "longest step beside running streams: prompts come in smaller parts to keep to it", low=0.001
+    )
+    deadline_seconds: float | None = _setting(
+        None, "a request that has not ended after this is ended with an error; unset = it may take as long as it takes"
+    )
+    tenant_weights: str | None = _setting(
+        None, "shares of tenants that have not 1 under load, such as 'search=4, batch=0.5'"
+    )
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
     prefix_cache: bool = _setting(True, "whether requests that begin alike compute the beginning once: true or false")
     speculation: SpeculationMethod = _setting(

@@ -24,6 +24,7 @@
     │   └── BlobTooLargeError        a content is larger than one file may be
     ├── KernelError              an array at the native boundary has the wrong dtype, layout or size
     └── EngineError              the engine stopped; the request was not finished
+        └── DeadlineError            it was not finished within the time that the caller gave (504)
 
 A message states the value, the limit and the remedy. Each protocol adapter maps each class to one status.
 """
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "DeadlineError",
     "DownloadError",
     "EngineError",
     "GlmError",
@@ -176,3 +178,7 @@ class KernelError(GlmError):
 
 class EngineError(GlmError):
     """The engine stopped before the request was finished."""
+
+
+class DeadlineError(EngineError):
+    """The request was not finished within the time that its caller gave it."""

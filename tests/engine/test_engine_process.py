@@ -16,7 +16,14 @@ import pytest
 
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
-from glm_crush.errors import ConfigError, ContextLengthError, EngineError, InvalidParameterError, OverloadedError
+from glm_crush.errors import (
+    ConfigError,
+    ContextLengthError,
+    DeadlineError,
+    EngineError,
+    InvalidParameterError,
+    OverloadedError,
+)
 from glm_crush.types import SamplingParams, StructuredOutput
 from tests.engine.process_children import BEFORE, CACHE, HANGER, KILLER, MAKE, RAISER
 from tests.engine.scripted import greedy, make_engine, run, sampled
@@ -137,6 +144,18 @@ async def test_when_it_is_killed_begun_streams_end_and_all_others_are_answered(t
         assert engine.pid != dead
         assert is_gone(dead)
         assert engine.metrics.num_finished["length"] == 8
+
+
+async def test_a_deadline_holds_across_a_death(tmp_path: Path):
+    async with running(hold_first_before=3, marker=str(tmp_path / "m")) as engine:
+        late = asyncio.create_task(tokens_of(engine, "late", [1], greedy(), resume=True, deadline_seconds=0.0))
+        with pytest.raises(DeadlineError, match="before the request had its turn"):
+            await late
+        stream = engine.submit("a", [1], greedy(max_tokens=20), resume=True, deadline_seconds=60.0, tenant="a")
+        tokens = [*(await anext(stream)).token_ids]
+        os.kill(engine.pid, signal.SIGKILL)
+        tokens += [token async for delta in stream for token in delta.token_ids]
+        assert tokens == expected([1], greedy(max_tokens=20))
 
 
 async def test_requests_without_a_seed_are_gone_on_with_too(tmp_path: Path):

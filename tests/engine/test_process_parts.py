@@ -26,7 +26,7 @@ from glm_crush.engine.process.wire import (
     encode,
 )
 from glm_crush.engine.stream import TokenStream
-from glm_crush.errors import ContextLengthError, EngineError, GlmError, OverloadedError
+from glm_crush.errors import ContextLengthError, DeadlineError, EngineError, GlmError, OverloadedError
 from glm_crush.types import CacheReport, SamplingParams, StructuredOutput, TokenLogprobs
 
 pytestmark = pytest.mark.requirement("E4", "S9")
@@ -52,6 +52,8 @@ def test_the_error_of_one_reply_arrives_with_its_message():
     (arrived,) = decode_from_child(body_of(encode(Step([delta])))).deltas
     assert isinstance(arrived.error, EngineError)
     assert str(arrived.error) == "no token can be drawn"
+    late = RequestDelta("a", 0, (), "", finish_reason="abort", error=DeadlineError("too late"))
+    assert isinstance(decode_from_child(body_of(encode(Step([late])))).deltas[0].error, DeadlineError)
 
 
 def test_parameters_arrive_as_they_were_sent():
@@ -142,7 +144,7 @@ def test_a_second_run_goes_on_exactly_where_the_first_stood_however_both_are_cut
     first, second = cut(tokens, data.draw(sizes)), cut(tokens, data.draw(sizes))
     request = make_request(resume=True)
     seen = [request.absorb(delta) for delta in first[: data.draw(st.integers(0, len(first) - 1))]]
-    request.start_again()
+    request.start_again(0.0)
     seen += [request.absorb(delta) for delta in second]
     given_out = [delta for delta in seen if delta is not None]
     assert [token for delta in given_out for token in delta.token_ids] == tokens
@@ -153,7 +155,7 @@ def test_a_second_run_goes_on_exactly_where_the_first_stood_however_both_are_cut
 def test_a_second_run_that_says_something_else_is_an_error():
     request = make_request(resume=True)
     request.absorb(RequestDelta("a", 0, (1, 2), "bc"))
-    request.start_again()
+    request.start_again(0.0)
     with pytest.raises(EngineError, match="other tokens"):
         request.absorb(RequestDelta("a", 0, (1, 3), "bd"))
 
@@ -161,7 +163,7 @@ def test_a_second_run_that_says_something_else_is_an_error():
 def test_a_reply_that_had_ended_is_not_given_out_again():
     request = make_request(resume=True, n=2)
     request.absorb(RequestDelta("a", 0, (1,), "b", finish_reason="length"))
-    request.start_again()
+    request.start_again(0.0)
     assert request.absorb(RequestDelta("a", 0, (1,), "b", finish_reason="length")) is None
     assert request.num_open == 1
 
@@ -171,18 +173,18 @@ def test_after_two_deaths_a_request_is_sent_alone_until_it_has_begun():
     for name in "abc":
         requests.add(make_request(name))
     for _ in range(2):
-        assert [r.submit.request_id for r in requests.take_unsent()] == ["a", "b", "c"]
+        assert [r.submit.request_id for r in requests.take_unsent(0.0)] == ["a", "b", "c"]
         requests.after_death("It died", patience_until=20.0)
-    assert [r.submit.request_id for r in requests.take_unsent()] == ["a"]
-    assert requests.take_unsent() == []
+    assert [r.submit.request_id for r in requests.take_unsent(0.0)] == ["a"]
+    assert requests.take_unsent(0.0) == []
     requests.absorb([RequestDelta("a", 0, (1,), "b")])
-    assert [r.submit.request_id for r in requests.take_unsent()] == ["b"]
+    assert [r.submit.request_id for r in requests.take_unsent(0.0)] == ["b"]
     deliveries = requests.after_death("It died", patience_until=30.0)
     assert [str(error) for _, _, error in deliveries] == [
         "It died in the middle of the reply; send the request again.",
         "It died, as 2 before it did with this request; change it or send it later.",
     ]
-    assert [r.submit.request_id for r in requests.take_unsent()] == ["c"]
+    assert [r.submit.request_id for r in requests.take_unsent(0.0)] == ["c"]
 
 
 def test_a_process_that_had_lived_is_started_again_at_once_and_one_that_had_not_later_and_later():

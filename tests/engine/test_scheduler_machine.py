@@ -31,11 +31,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         prompt_logprobs=st.sampled_from([None, None, 0]),
         n=st.integers(1, 3),
+        tenant=st.sampled_from("abc"),
     )
-    def add(self, prompt: int, max_tokens: int, priority: int, prompt_logprobs: int | None, n: int) -> None:
+    def add(
+        self, prompt: int, max_tokens: int, priority: int, prompt_logprobs: int | None, n: int, tenant: str
+    ) -> None:
         params = SamplingParams(prompt_logprobs=prompt_logprobs)
         new = [
-            Request("r", range(prompt), params, max_tokens=max_tokens, priority=priority, index=index)
+            Request("r", range(prompt), params, max_tokens=max_tokens, priority=priority, index=index, tenant=tenant)
             for index in range(n)
         ]
         num_waiting = len(self.scheduler.waiting)
@@ -54,6 +57,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, max_decode_steps: int) -> None:
         self.take_step(max_decode_steps)
 
+    @rule(max_prompt_tokens=st.integers(1, 12))
+    def step_in_time(self, max_prompt_tokens: int) -> None:
+        self.take_step(max_prompt_tokens=max_prompt_tokens)
+
     @rule(num_drafts=st.integers(1, 6), num_right=st.integers(0, 6))
     def step_with_drafts(self, num_drafts: int, num_right: int) -> None:
         self.take_step(max_decode_steps=4, num_drafts=num_drafts, num_right=num_right)
@@ -70,11 +77,22 @@ class SchedulerMachine(RuleBasedStateMachine):
     def open_requests(self) -> list[Request]:
         return [r for r in self.requests if r.status is not RequestStatus.FINISHED]
 
-    def take_step(self, max_decode_steps: int = 1, num_drafts: int = 0, num_right: int = 0) -> None:
+    def take_step(
+        self,
+        max_decode_steps: int = 1,
+        num_drafts: int = 0,
+        num_right: int = 0,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
         drafts = {request: [2] * num_drafts for request in self.scheduler.running if num_drafts}
         decoding = [r for r in self.scheduler.running if r.num_tokens - r.num_computed_tokens == 1]
-        batch = self.scheduler.schedule(max_decode_steps=max_decode_steps, drafts=drafts)
+        batch = self.scheduler.schedule(
+            max_decode_steps=max_decode_steps, drafts=drafts, max_prompt_tokens=max_prompt_tokens
+        )
         self.check_promises(batch, decoding)
+        if max_prompt_tokens is not None and decoding:
+            beside = [part.num_tokens for part in batch.requests if part.request not in decoding]
+            assert sum(beside) <= max_prompt_tokens + len(batch.preempted)
         for scheduled in batch.requests:
             if scheduled.request.prompt_logprobs is not None:
                 scheduled.request.prompt_logprobs += [None] * len(scheduled.scored)

@@ -72,6 +72,7 @@ class ScriptedEngine:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
         resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         self.salts.append(cache_salt)

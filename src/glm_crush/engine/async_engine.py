@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.engine import Engine
@@ -32,8 +33,7 @@ class _Submission:
     request_id: str
     prompt_token_ids: Sequence[int]
     params: SamplingParams
-    priority: int
-    cache_salt: str
+    options: Mapping[str, Any]
     stream: TokenStream
     num_open: int
 
@@ -91,16 +91,25 @@ class AsyncEngine:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
+        deadline_seconds: float | None = None,
         resume: bool = False,  # noqa: ARG002 - a reply cannot outlive this engine, which has no process of its own
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
         Raises:
             RequestError, OverloadedError: the request was refused, before anything was yielded.
+            DeadlineError: it was not done within `deadline_seconds`.
             EngineError: the engine has stopped, perhaps in the middle of the reply.
         """
         stream = TokenStream(asyncio.get_running_loop())
-        submission = _Submission(request_id, prompt_token_ids, params, priority, cache_salt, stream, num_open=params.n)
+        options = {
+            "priority": priority,
+            "cache_salt": cache_salt,
+            "tenant": tenant,
+            "deadline_seconds": deadline_seconds,
+        }
+        submission = _Submission(request_id, prompt_token_ids, params, options, stream, num_open=params.n)
         self._post(submission)
         num_open = params.n
         try:
@@ -182,8 +191,7 @@ class AsyncEngine:
                 submission.prompt_token_ids,
                 submission.params,
                 request_id=submission.request_id,
-                priority=submission.priority,
-                cache_salt=submission.cache_salt,
+                **submission.options,
             )
         except Exception as error:  # noqa: BLE001 - whatever is wrong with this request is its caller's to see
             self._deliver([(submission, None, error)])

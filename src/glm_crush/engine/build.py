@@ -13,7 +13,9 @@ from glm_crush.config import CrushSettings
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.build_drafter import find_next_token_layer, keeping_hidden, make_draft_model
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
+from glm_crush.engine.deadlines import Deadlines
 from glm_crush.engine.engine import Engine
+from glm_crush.engine.fair_share import FairShare, tenant_weights
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
 from glm_crush.engine.mtp import LayerExecutor, ModelExecutor, NextTokenLayer
@@ -24,6 +26,7 @@ from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
 from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
 from glm_crush.engine.speculation import Drafter, Speculation
+from glm_crush.engine.step_budget import StepBudget
 from glm_crush.errors import ConfigError, UnsupportedModelError
 from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
@@ -126,11 +129,18 @@ def build_engine(
         drafter = PromptLookup()
     engine = Engine(
         runner,
-        Scheduler(limits, pool, PrefixCache(pool) if settings.prefix_cache else None),
+        Scheduler(
+            limits,
+            pool,
+            PrefixCache(pool) if settings.prefix_cache else None,
+            FairShare(tenant_weights(settings.tenant_weights)),
+        ),
         eos_token_ids=eos_token_ids,
         make_detokenizer=make_detokenizer,
         grammars=grammars,
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
+        step_budget=StepBudget(max_seconds=settings.max_step_seconds, max_tokens=settings.max_num_batched_tokens),
+        deadlines=Deadlines(settings.deadline_seconds),
         speculation=None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens),
     )
     release_free_memory()  # what loading took for a moment

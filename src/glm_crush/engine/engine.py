@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from glm_crush.engine.beam_group import BeamGroup, check_beams, most_beam_tokens
-from glm_crush.engine.grammar import GrammarCompiler, GrammarState
+from glm_crush.engine.deadlines import Deadlines, deadline_error
+from glm_crush.engine.grammar import GrammarCompiler, GrammarState, check_structured
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.pacing import DecodePacer
@@ -22,6 +23,7 @@ from glm_crush.engine.request_checks import check_prompt, check_sampling_params
 from glm_crush.engine.runner import Runner
 from glm_crush.engine.scheduler import ScheduledBatch, ScheduledRequest, Scheduler
 from glm_crush.engine.speculation import Speculation
+from glm_crush.engine.step_budget import StepBudget
 from glm_crush.errors import EngineError, InvalidParameterError
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
@@ -37,7 +39,9 @@ class Engine:
         grammars: compiles what requests want their replies to look like; None = they may not want anything.
         pacer: how many tokens a call draws while requests only decode; None = one.
         speculation: guesses tokens ahead, which a step then verifies together; None = no guesses.
-        clock: seconds, for the statistics.
+        step_budget: how much of a prompt is computed beside others that decode; None = as much as a step takes.
+        deadlines: ends what takes too long; None = only what comes with a deadline.
+        clock: seconds, for statistics and deadlines.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Engine:
         grammars: GrammarCompiler | None = None,
         pacer: DecodePacer | None = None,
         speculation: Speculation | None = None,
+        step_budget: StepBudget | None = None,
+        deadlines: Deadlines | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.metrics = EngineMetrics()
@@ -60,6 +66,8 @@ class Engine:
         self._grammars = grammars
         self._pacer = pacer or DecodePacer(max_steps=1)
         self._speculation = speculation
+        self._step_budget = step_budget
+        self._deadlines = deadlines or Deadlines()
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
         self._replies: dict[Request, Reply] = {}
@@ -78,11 +86,14 @@ class Engine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
+        deadline_seconds: float | None = None,
     ) -> str:
         """Queue a request; its `n` replies draw from the seeds `seed`, `seed + 1`, ...
 
-        Lower `priority` goes first; only requests of the same `cache_salt` share cached prefixes. Returns the request
-        id, which its deltas carry; None = a random one.
+        Lower `priority` goes first, and tenants share the engine fairly; only requests of the same `cache_salt` share
+        cached prefixes. What has not ended `deadline_seconds` from now ends with DeadlineError. Returns the request id,
+        which its deltas carry; None = a random one.
 
         Raises:
             InvalidParameterError: a token id is outside the vocabulary, or parameters contradict each other.
@@ -94,20 +105,19 @@ class Engine:
         request_id = request_id or f"req-{secrets.token_hex(8)}"
         if request_id in self._requests:
             raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
-        requests = self._make_requests(request_id, prompt_token_ids, params, priority, cache_salt)
+        requests = self._make_requests(request_id, prompt_token_ids, params, priority, cache_salt, tenant)
         self._check_fits(requests)
-        if params.beam_width is None:
-            self.scheduler.add(requests)
-        else:
-            self.scheduler.add(requests[:1])
+        self.scheduler.add(requests if params.beam_width is None else requests[:1])
+        if params.beam_width is not None:
             self._beams[request_id] = BeamGroup(requests, params, self._make_detokenizer)
         self._requests[request_id] = requests
+        self._deadlines.add(request_id, requests[0].arrival_time, deadline_seconds)
         return request_id
 
     def check_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
         """Raises what `add_request` would, except for a full queue, and queues nothing."""
         self._check_alive()
-        self._check_fits(self._make_requests("check", prompt_token_ids, params, 0, ""))
+        self._check_fits(self._make_requests("check", prompt_token_ids, params))
 
     def step(self) -> list[RequestDelta]:
         """Compute one step for the requests that the scheduler picks; returns what each of them gained.
@@ -116,9 +126,12 @@ class Engine:
             EngineError: the step failed. No request can be finished any more; see `abort_all`.
         """
         self._check_alive()
-        if not self.has_unfinished:
+        if not self._requests:
             return []
         started = self._clock()
+        deltas = self._end_expired(started)
+        if not self.has_unfinished:
+            return deltas
         try:
             batch = self._schedule()
             self._note_scheduled(batch, started)
@@ -128,7 +141,6 @@ class Engine:
                 request.add_prompt_logprobs(logprobs)
             now = self._clock()
             sampled = [scheduled for scheduled in batch.requests if scheduled.samples]
-            deltas = []
             for scheduled, token_ids, drawn in zip(sampled, result.token_ids, result.logprobs, strict=True):
                 if self._beams and scheduled.request.request_id in self._beams:
                     deltas += self._absorb_beam(scheduled.request, drawn, now)
@@ -141,6 +153,8 @@ class Engine:
         self.metrics.step_seconds += now - started
         if len(sampled) == batch.num_tokens // batch.num_decode_steps > 0:
             self._pacer.record(batch.num_decode_steps, now - started)
+        if self._step_budget is not None:
+            self._step_budget.record(batch, now - started)
         if self._speculation is not None:
             self._speculation.record(batch, result.num_accepted, now - started)
         return deltas
@@ -178,24 +192,39 @@ class Engine:
         assert self._replies.keys() <= unfinished
 
     def _schedule(self) -> ScheduledBatch:
+        most = None if self._step_budget is None else self._step_budget.max_prompt_tokens
         if self._speculation is None:
-            return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps)
+            return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps, max_prompt_tokens=most)
         # Beams do not go on with what is drawn.
         alone = [request for request in self.scheduler.running if request.request_id not in self._beams]
         drafts = self._speculation.propose(alone, self._runner.grammars)
         max_steps = min(self._pacer.num_steps, self._speculation.max_decode_steps)
-        return self.scheduler.schedule(max_decode_steps=max_steps, drafts=drafts)
+        return self.scheduler.schedule(max_decode_steps=max_steps, drafts=drafts, max_prompt_tokens=most)
+
+    def _end_expired(self, now: float) -> list[RequestDelta]:
+        deltas: list[RequestDelta] = []
+        for request_id, seconds in self._deadlines.expired(now):
+            replies = self._requests.get(request_id, ())
+            error = deadline_error(seconds, has_begun=any(r.first_token_time is not None for r in replies))
+            deltas += [replace(delta, error=error) for delta in self.abort(request_id)]
+        return deltas
 
     def _check_alive(self) -> None:
         if self._failure is not None:
             raise EngineError(str(self._failure)) from self._failure
 
     def _make_requests(
-        self, request_id: str, prompt_token_ids: Sequence[int], params: SamplingParams, priority: int, salt: str
+        self,
+        request_id: str,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        priority: int = 0,
+        salt: str = "",
+        tenant: str = "",
     ) -> list[Request]:
         check_prompt(prompt_token_ids, self._runner.vocab_size)
         check_sampling_params(params, self._runner.vocab_size)
-        self._check_structured(params)
+        check_structured(params.structured, self._grammars)
         if params.beam_width is not None:
             params = replace(params, temperature=0.0)  # what is drawn does not matter
         seed = secrets.randbits(64) if params.seed is None else params.seed
@@ -214,6 +243,7 @@ class Engine:
                 priority=priority,
                 arrival_time=arrival_time,
                 cache_salt=salt,
+                tenant=tenant,
             )
             for index in range(params.beam_width or params.n)
         ]
@@ -229,13 +259,6 @@ class Engine:
         self.scheduler.check(requests)
         if requests[0].params.beam_width is not None:
             check_beams(requests[0], self.scheduler)
-
-    def _check_structured(self, params: SamplingParams) -> None:
-        if params.structured is None:
-            return
-        if self._grammars is None:
-            raise InvalidParameterError("this engine has no grammars; leave structured out", parameter="structured")
-        self._grammars.check(params.structured)
 
     def _start_grammar(self, request: Request) -> GrammarState | None:
         structured = request.params.structured
@@ -317,6 +340,7 @@ class Engine:
         for request in group.requests:
             self.scheduler.finish(request, reason)
         del self._requests[request_id]
+        self._deadlines.forget(request_id)
         self.metrics.num_finished[reason] += group.num_replies
         return RequestStats.of(group.requests[0], now)
 
@@ -369,5 +393,6 @@ class Engine:
         siblings.remove(request)
         if not siblings:
             del self._requests[request.request_id]
+            self._deadlines.forget(request.request_id)
         self.metrics.num_finished[reason] += 1
         return RequestStats.of(request, now)

@@ -21,7 +21,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import StructuredOutput
 
-__all__ = ["GrammarCompiler", "GrammarState"]
+__all__ = ["GrammarCompiler", "GrammarState", "check_structured"]
 
 _MAX_COMPILED = 64
 _MAX_MESSAGE = 400
@@ -219,6 +219,15 @@ class GrammarCompiler:
             raise InvalidParameterError(
                 f"structured output is not possible with this model's tokenizer: {error}", parameter="structured"
             ) from error
+
+
+def check_structured(structured: StructuredOutput | None, grammars: GrammarCompiler | None) -> None:
+    """Raises InvalidParameterError when replies cannot be held to what a request demands."""
+    if structured is None:
+        return
+    if grammars is None:
+        raise InvalidParameterError("this engine has no grammars; leave structured out", parameter="structured")
+    grammars.check(structured)
 
 
 def _limits() -> LLParserLimits:

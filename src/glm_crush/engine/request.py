@@ -36,6 +36,7 @@ class Request:
         stop_token_ids: ids that end the reply, end-of-text ids included unless ignored.
         seed: of the random stream, resolved; differs between the replies of one call.
         priority: lower goes first; equal priorities go in order of `arrival`, the replies of one call by `index`.
+        tenant: on whose behalf; tenants share the engine fairly.
         num_logprobs: alternatives that are reported with each drawn token; None = nothing, not even its own.
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
@@ -69,6 +70,7 @@ class Request:
         "seed",
         "status",
         "stop_token_ids",
+        "tenant",
         "token_ids",
     )
 
@@ -85,6 +87,7 @@ class Request:
         priority: int = 0,
         arrival_time: float = 0.0,
         cache_salt: str = "",
+        tenant: str = "",
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -93,6 +96,7 @@ class Request:
         self.stop_token_ids = stop_token_ids
         self.seed = seed
         self.priority = priority
+        self.tenant = tenant
         self.token_ids = array("i", prompt_token_ids)
         self.num_prompt_tokens = len(self.token_ids)
         self.num_computed_tokens = 0

@@ -13,7 +13,9 @@ from operator import attrgetter
 from types import MappingProxyType
 
 from glm_crush.engine.block_pool import BlockPool
+from glm_crush.engine.decode_runs import reserve_decode_steps
 from glm_crush.engine.draft_slots import add_drafts
+from glm_crush.engine.fair_share import FairShare
 from glm_crush.engine.followers import Followers
 from glm_crush.engine.forks import Forks
 from glm_crush.engine.prefix_cache import PrefixCache
@@ -32,18 +34,26 @@ _ORDER = attrgetter("order")
 
 
 class Scheduler:
-    """Owns the queues: first come, first served within a priority.
+    """Owns the queues: within a priority tenants take turns, and each tenant's requests go in order of arrival.
 
     Args:
         prefix_cache: over the same pool; None = every request computes all of its tokens.
+        fair_share: whose turn it is; None = all tenants weigh the same.
     """
 
-    def __init__(self, limits: SchedulerLimits, pool: BlockPool, prefix_cache: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        pool: BlockPool,
+        prefix_cache: PrefixCache | None = None,
+        fair_share: FairShare | None = None,
+    ) -> None:
         self.limits = limits
         self.prefix_cache = prefix_cache
         self.waiting: list[Request] = []  # both lists are sorted by Request.order
         self.running: list[Request] = []
         self._pool = pool
+        self._fair_share = fair_share or FairShare()
         self._forks = Forks(pool)
         self._copies: list[tuple[int, int]] = []  # of the step being planned
         self._num_arrivals = 0
@@ -123,7 +133,11 @@ class Scheduler:
             self._enter(self.waiting, target)
 
     def schedule(
-        self, *, max_decode_steps: int = 1, drafts: Mapping[Request, Sequence[int]] = _NO_DRAFTS
+        self,
+        *,
+        max_decode_steps: int = 1,
+        drafts: Mapping[Request, Sequence[int]] = _NO_DRAFTS,
+        max_prompt_tokens: int | None = None,
     ) -> ScheduledBatch:
         """Plan one step: iteration-level scheduling (Yu et al., Orca, OSDI '22) with preemption.
 
@@ -131,12 +145,13 @@ class Scheduler:
         what the budget has left goes to those that are further behind, then to waiting ones. Takes blocks from
         the pool and moves requests between the queues. Where all requests decode and nobody waits, the step may draw
         up to `max_decode_steps` tokens for each. `drafts` of decoding requests are verified as far as the budget and
-        the free blocks go once everybody else has got theirs.
+        the free blocks go once everybody else has got theirs. `max_prompt_tokens` bounds what a step computes beside
+        requests that decode.
         """
         self._copies = []
         for request in self.running:
             self._store_prefix(request)
-        scheduled, preempted, budget_left = self._extend_running()
+        scheduled, preempted, budget_left = self._extend_running(max_prompt_tokens)
         if not preempted:
             self._admit_waiting(scheduled, budget_left)
         while not scheduled and self.waiting and self.running:
@@ -148,7 +163,7 @@ class Scheduler:
             max_drafts = self.limits.token_budget - sum(part.num_tokens or 1 for part in scheduled)
             scheduled = add_drafts(scheduled, drafts, self._pool, min(max_drafts, self.limits.max_scored_rows))
         elif max_decode_steps > 1 and not preempted and not self.waiting and len(scheduled) == len(self.running):
-            num_decode_steps = self._reserve_decode_steps(scheduled, max_decode_steps)
+            num_decode_steps = reserve_decode_steps(scheduled, self._pool, max_decode_steps)
         return ScheduledBatch(tuple(scheduled), tuple(preempted), num_decode_steps, tuple(self._copies))
 
     def update(self, batch: ScheduledBatch, num_accepted: Mapping[Request, int] = _NONE_ACCEPTED) -> None:
@@ -161,6 +176,8 @@ class Scheduler:
             if scheduled.drafts:
                 num_computed -= len(scheduled.drafts) - num_accepted.get(scheduled.request, 0)
             scheduled.request.num_computed_tokens += num_computed
+            if scheduled.samples:
+                self._fair_share.charge_drawn(scheduled.request, batch.num_decode_steps)
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """End a request, wherever it is, and give back its blocks."""
@@ -174,10 +191,7 @@ class Scheduler:
         if heir is not None:
             self._enter(self.waiting, heir)
         if request.status is not RequestStatus.PENDING:
-            queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
-            position = bisect_left(queue, request.order, key=_ORDER)
-            assert queue[position] is request
-            del queue[position]
+            self._leave(self.running if request.status is RequestStatus.RUNNING else self.waiting, request)
             self._release(request)
             request.status = RequestStatus.PENDING
 
@@ -191,6 +205,7 @@ class Scheduler:
         assert all(request.status is RequestStatus.PENDING for request in self.pending)
         assert self._forks.pending.keys() <= {*self.waiting, *self.running}
         assert len(self.running) <= self.limits.max_num_seqs
+        self._fair_share.check_integrity(self.waiting)
         for request in self.running:
             assert request.num_computed_tokens <= len(request.block_table) * self._pool.block_size
             assert request.num_computed_tokens <= request.num_tokens
@@ -202,13 +217,16 @@ class Scheduler:
             self.prefix_cache.check_integrity()
         self._pool.check_integrity(request.block_table for request in self.running)
 
-    def _extend_running(self) -> tuple[list[ScheduledRequest], list[Request], int]:
+    def _extend_running(self, max_prompt_tokens: int | None) -> tuple[list[ScheduledRequest], list[Request], int]:
         """Give running requests tokens and the blocks for them; the last in order lose theirs when there are none."""
         scheduled: list[ScheduledRequest] = []
         preempted: list[Request] = []
         budget_left = self.limits.token_budget
         # Set aside what decoding requests will take, so that no chunk of a long prompt before them in order can.
-        to_share = budget_left - sum(len(r.token_ids) - r.num_computed_tokens == 1 for r in self.running)
+        num_decoding = sum(len(r.token_ids) - r.num_computed_tokens == 1 for r in self.running)
+        if num_decoding and max_prompt_tokens is not None:
+            budget_left = min(budget_left, num_decoding + max_prompt_tokens)
+        to_share = budget_left - num_decoding
         position = 0
         while position < len(self.running):
             request = self.running[position]
@@ -228,26 +246,27 @@ class Scheduler:
         return scheduled, preempted, budget_left
 
     def _admit_waiting(self, scheduled: list[ScheduledRequest], budget_left: int) -> None:
-        """Start waiting requests in order.
+        """Start waiting requests in turn.
 
-        Nobody overtakes the head of the queue, except while it waits for a block that another request computes.
+        Nobody overtakes the one whose turn it is, except while it waits for a block that another request computes.
         """
         # Requests that are further behind than the budget reached still want all of it.
         if len(scheduled) < len(self.running) and len(scheduled) < sum(not r.is_held for r in self.running):
             return
         followers = Followers(self.prefix_cache, self.running)
-        position = 0
-        while position < len(self.waiting) and budget_left > 0 and len(self.running) < self.limits.max_num_seqs:
-            if position == self.limits.max_num_seqs:
+        num_passed = 0
+        for request in self._fair_share.in_turn():
+            if budget_left <= 0 or len(self.running) >= self.limits.max_num_seqs:
+                return
+            if num_passed == self.limits.max_num_seqs:
                 return  # so many wait for blocks being computed that looking further would cost more than it gains
-            request = self.waiting[position]
             if followers.must_wait(request):
-                position += 1
+                num_passed += 1
                 continue
             blocks = self._take_blocks(request)
             if blocks is None:
                 return
-            del self.waiting[position]
+            self._leave(self.waiting, request)
             self._start(request, blocks)
             followers.add(request)
             num_tokens = self._chunk(request, request.num_tokens - request.num_computed_tokens, budget_left)
@@ -280,6 +299,15 @@ class Scheduler:
     def _enter(self, queue: list[Request], request: Request) -> None:
         request.status = RequestStatus.RUNNING if queue is self.running else RequestStatus.WAITING
         insort(queue, request, key=_ORDER)
+        if queue is self.waiting:
+            self._fair_share.enter(request)
+
+    def _leave(self, queue: list[Request], request: Request) -> None:
+        position = bisect_left(queue, request.order, key=_ORDER)
+        assert queue[position] is request
+        del queue[position]
+        if queue is self.waiting:
+            self._fair_share.leave(request)
 
     def _take_blocks(self, request: Request) -> list[int] | None:
         """A table for all of the request's tokens, cached blocks first; None if there are too few blocks."""
@@ -301,30 +329,13 @@ class Scheduler:
         request.block_table = blocks
         request.num_computed_tokens = request.prefix.length
         self._enter(self.running, request)
+        if request.num_preemptions == 0:  # what it has lost to others is not charged twice
+            self._fair_share.charge_prompt(request, request.num_tokens - request.num_computed_tokens)
         if self.prefix_cache is not None and request.cache_report is None:
             request.num_cached_tokens = request.num_computed_tokens
             request.cache_report = self.prefix_cache.report(
                 request.prefix, request.token_ids, request.num_skippable_tokens
             )
-
-    def _reserve_decode_steps(self, scheduled: list[ScheduledRequest], max_steps: int) -> int:
-        """How many tokens all of them can draw one after the other; takes the blocks for them."""
-        for part in scheduled:
-            request = part.request
-            # A reply's first token never waits for others.
-            if part.num_tokens > 1 or request.num_output_tokens == 0 or request.needs_single_steps:
-                return 1
-            max_steps = min(max_steps, request.max_tokens - request.num_output_tokens)
-        missing = [
-            self._pool.num_blocks_for(len(part.request.token_ids) + max_steps - 1) - len(part.request.block_table)
-            for part in scheduled
-        ]
-        if sum(count for count in missing if count > 0) > self._pool.num_free:
-            return 1
-        for part, count in zip(scheduled, missing, strict=True):
-            if count > 0:
-                part.request.block_table.extend(self._pool.try_allocate(count) or ())
-        return max_steps
 
     def _chunk(self, request: Request, remaining: int, budget: int) -> int:
         """How many of the `remaining` tokens the step computes."""

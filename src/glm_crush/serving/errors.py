@@ -91,6 +91,7 @@ _STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
     (errors.RateLimitError, 429, "rate_limit_exceeded"),
     (errors.AccessError, 403, None),
     (errors.OverloadedError, 503, "engine_overloaded"),
+    (errors.DeadlineError, 504, "deadline_exceeded"),
     (errors.EngineError, 503, "engine_stopped"),
     (errors.BlobTooLargeError, 413, "request_too_large"),
     (errors.StorageError, 503, "storage_unavailable"),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
-from glm_crush.engine.build_drafter import load_draft_model
 from glm_crush.engine.machine import release_free_memory
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
 from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
@@ -59,7 +58,7 @@ def serve_loaded_model(
             settings.crush,
             max_context=settings.model.context_length,
             make_executor=make_executor,
-            draft=load_draft_model(settings),
+            draft=_draft_model(settings),
         )
         engine, grammars, max_context = AsyncEngine(built.engine), built.grammars, built.cache.max_context
         codec, replies = _codec(loaded)
@@ -84,7 +83,7 @@ def serve_loaded_model(
 def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProcess:
     """A child that maps the same packed file; it may not be ready yet."""
     api = settings.api
-    draft = load_draft_model(settings)
+    draft = _draft_model(settings)
     return EngineProcess(
         MAKE,
         packed_engine_arguments(
@@ -100,6 +99,15 @@ def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProc
             max_restarts_per_minute=api.engine_restarts_per_minute,
         ),
     )
+
+
+def _draft_model(settings: Settings) -> LoadedModel | None:
+    if settings.crush.draft_model is None and settings.crush.speculation != "draft":
+        return None
+    # Imported here: most servers have no second model.
+    from glm_crush.engine.build_drafter import load_draft_model
+
+    return load_draft_model(settings)
 
 
 def _codec(loaded: LoadedModel) -> tuple[PromptCodec, ReplyFormat]:

@@ -41,12 +41,13 @@ class GenerationEngine(Protocol):
         *,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
         resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
 
-        Lower `priority` goes first. Only requests of the same `cache_salt` share computed prompts. An engine that can
-        be replaced goes on with a reply that has begun if `resume` allows it.
+        Lower `priority` goes first, and tenants share the engine fairly. Only requests of the same `cache_salt` share
+        computed prompts. An engine that can be replaced goes on with a reply that has begun if `resume` allows it.
 
         Raises:
             RequestError, OverloadedError, EngineError: it was refused, before anything was yielded.

@@ -96,6 +96,8 @@ class EngineProcess:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
+        deadline_seconds: float | None = None,
         resume: bool = False,
     ) -> AsyncGenerator[RequestDelta, None]:
         """Queue a request and yield what each step adds to it; closing the generator aborts the request.
@@ -105,13 +107,15 @@ class EngineProcess:
 
         Raises:
             RequestError, OverloadedError: the request was refused, before anything was yielded.
+            DeadlineError: it was not done within `deadline_seconds`.
             EngineError: the engine has died in the middle of the reply, or has been closed.
         """
         self._check_room()
         stream = TokenStream(asyncio.get_running_loop())
-        submit = Submit(request_id, _as_bytes(prompt_token_ids), _with_seed(params), priority, cache_salt)
-        patience_until = time.monotonic() + self._supervision.wait_seconds
-        request = OpenRequest(stream, submit, resume, patience_until)
+        now = time.monotonic()
+        submit = Submit(request_id, _as_bytes(prompt_token_ids), _with_seed(params), priority, cache_salt, tenant)
+        deadline = None if deadline_seconds is None else now + deadline_seconds
+        request = OpenRequest(stream, submit, resume, now + self._supervision.wait_seconds, deadline)
         self._supervisor.mailbox.submit(request)
         num_open = params.n
         try:

@@ -192,6 +192,8 @@ class EngineHost:
                 request_id=submit.request_id,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
+                tenant=submit.tenant,
+                deadline_seconds=submit.deadline_seconds,
             )
         except GlmError as error:
             self._send(Refused(submit.request_id, WireError.of(error)))

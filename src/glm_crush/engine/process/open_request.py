@@ -10,6 +10,8 @@ from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.process.wire import Submit
 from glm_crush.engine.stream import TokenStream
@@ -35,7 +37,8 @@ class OpenRequest:
 
     Attributes:
         submit: what the child is sent. resume: whether a reply that has begun may be gone on with by another child.
-        patience_until: when it is refused if no child has it; on the supervisor's clock.
+        patience_until: when it is refused if no child has it. deadline: when it must be done; None = some time. Both on
+            the supervisor's clock.
         num_runs: how often a child has been sent it. begun: its reader has something.
     """
 
@@ -43,6 +46,7 @@ class OpenRequest:
     submit: Submit
     resume: bool
     patience_until: float
+    deadline: float | None = None
     num_runs: int = 0
     begun: bool = False
     num_open: int = field(init=False)
@@ -51,8 +55,10 @@ class OpenRequest:
     def __post_init__(self) -> None:
         self.num_open = self.submit.params.n
 
-    def start_again(self) -> None:
-        """The next delta is the first of another run."""
+    def start_again(self, now: float) -> None:
+        """The next delta is the first of another run, which has what is left of the time."""
+        if self.deadline is not None:
+            self.submit = msgspec.structs.replace(self.submit, deadline_seconds=max(0.0, self.deadline - now))
         for reply in self._replies.values():
             reply.num_seen_tokens = reply.num_seen_characters = 0
 

@@ -64,7 +64,7 @@ class OpenRequests:
         wanted = set(map(id, streams))
         return [request for request in self._requests.values() if id(request.stream) in wanted]
 
-    def take_unsent(self) -> list[OpenRequest]:
+    def take_unsent(self, now: float) -> list[OpenRequest]:
         """Those to send to the child now, in order; from now on it has them."""
         requests: list[OpenRequest] = []
         for request in list(self._unsent.values()):
@@ -74,7 +74,7 @@ class OpenRequests:
                 self._suspect = request
             del self._unsent[request.submit.request_id]
             request.num_runs += 1
-            request.start_again()
+            request.start_again(now)
             requests.append(request)
         return requests
 

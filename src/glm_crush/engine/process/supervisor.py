@@ -237,7 +237,7 @@ class Supervisor:
 
     def _send_unsent(self) -> None:
         if self._child is not None and self.is_running:
-            for request in self._requests.take_unsent():
+            for request in self._requests.take_unsent(self._clock()):
                 self._child.send(request.submit)
 
     def _send_check(self, number: int) -> None:

@@ -97,6 +97,8 @@ class Submit(_Message):
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    tenant: str = ""
+    deadline_seconds: float | None = None  # from when it is sent
 
 
 class Abort(_Message):
@@ -186,13 +188,13 @@ def decode_from_child(body: bytes) -> FromChild:
 
 def _encode_error(value: object) -> object:
     if isinstance(value, EngineError):  # of one reply, inside its last delta
-        return str(value)
+        return WireError.of(value)
     raise NotImplementedError(f"{type(value).__name__} cannot cross to another process")
 
 
 def _decode_error(kind: type, value: object) -> object:
     if kind is EngineError:
-        return EngineError(str(value))
+        return msgspec.convert(value, WireError).exception()
     raise NotImplementedError(f"{kind.__name__} cannot come from another process")
 
 
