@@ -220,6 +220,7 @@ class ServedModel:
             params,
             priority=current_priority(),
             cache_salt="" if admission is None else admission.cache_salt,
+            tenant="" if admission is None else admission.tenant,
             resume=resume,
         )
         deltas = metered(submit, self.name, prompt_token_ids, params)

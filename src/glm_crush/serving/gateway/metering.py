@@ -15,7 +15,7 @@ from glm_crush.types import SamplingParams, Usage
 
 __all__ = ["metered", "metered_prompt"]
 
-Submit = Callable[..., AsyncGenerator[RequestDelta, None]]
+Submit = Callable[[], AsyncGenerator[RequestDelta, None]]
 
 
 async def metered(
@@ -31,7 +31,7 @@ async def metered(
     if admission is not None:
         most = None if params.max_tokens is None else params.max_tokens * max(params.n, params.beam_width or 0)
         reservation = await admission.reserve(model, len(prompt_token_ids), most)
-    stream = submit() if admission is None else submit(tenant=admission.tenant)
+    stream = submit()
     num_tokens = num_cached = 0
     try:
         async for delta in stream:
