@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -237,7 +238,10 @@ void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
 
 void Executor::forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled) {
   check(batch, rows.size());
-  Step step{step_.number + 1, batch, logits, rows, sampled, plan_attention(batch)};
+  const auto& wanted = batch.logit_rows;
+  const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
+  const bool keeps = !pools_ && ascending && wanted.size() < batch.token_ids.size();
+  Step step{step_.number + 1, batch, logits, rows, sampled, keeps, plan_attention(batch)};
   {
     const std::lock_guard lock(step_mutex_);
     step_ = step;

@@ -1,7 +1,6 @@
 // Embedding, norms, projections and logits.
 #include <cmath>
 #include <cstring>
-#include <functional>
 
 #include "step_runner.h"
 
@@ -28,9 +27,8 @@ void StepRunner::run() {
 
 // After the last attention no row looks at another one: go on with those whose logits are wanted.
 void StepRunner::keep_logit_rows() {
+  if (!step.keeps_logit_rows) return;
   const auto& wanted = batch.logit_rows;
-  const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
-  if (executor.pools_ || static_cast<int>(wanted.size()) >= tokens || !ascending) return;
   share_out(static_cast<int>(executor.buffers_.size()), 1, [&](int begin, int end) {
     for (int b = begin; b < end; ++b) {
       const auto width = static_cast<size_t>(executor.program_.buffers[static_cast<size_t>(b)]);

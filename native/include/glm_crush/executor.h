@@ -59,6 +59,9 @@ struct Step {
   float* logits = nullptr;
   std::span<const SampleRow> sample_rows;
   std::span<SampledToken> sampled;
+  // Whether the rows after the last attention are the wanted ones alone. Decided before the step begins: a thread that
+  // comes late walks on after its end, when the caller's arrays may be gone, and must count phases as the others did.
+  bool keeps_logit_rows = false;
   std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads, causal)
 };
 
