@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from glm_crush.cli.main import app
 from tests.models.tiny import tiny_checkpoint
 from tests.serving.scripted import loopback_server, scripted_engine, start_server
+from tests.storage.databases import database_url, postgres_server
 
-__all__ = ["glm", "loopback_server", "scripted_engine", "start_server", "tiny_llama"]
+__all__ = ["database_url", "glm", "loopback_server", "postgres_server", "scripted_engine", "start_server", "tiny_llama"]
 
 Glm = Callable[..., Result]
 

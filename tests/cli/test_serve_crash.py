@@ -25,8 +25,9 @@ def client_of(url: str) -> openai.OpenAI:
 
 
 def test_a_killed_servers_responses_and_batches_are_finished_by_the_next(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
+    monkeypatch.setenv("GLM_STORAGE_URL", database_url)
     monkeypatch.setenv("GLM_STORAGE_LEASE_SECONDS", "1")
     arguments = (str(tiny_llama), "--name", "tiny", "--threads", "1")
     with serving(*arguments) as (process, url, _), client_of(url) as api:
@@ -34,8 +35,9 @@ def test_a_killed_servers_responses_and_batches_are_finished_by_the_next(
         content = b"\n".join(json.dumps(line(number)).encode() for number in range(40))
         file = api.files.create(file=("in.jsonl", content), purpose="batch")
         batch = api.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+        deadline = time.monotonic() + 60
         while api.batches.retrieve(batch.id).request_counts.completed < 3:
-            pass
+            assert time.monotonic() < deadline
         begun = api.responses.create(model="tiny", input="hello", background=True, max_output_tokens=40)
         process.kill()
     with serving(*arguments) as (_, url, _), client_of(url) as api:

@@ -81,6 +81,11 @@ class Bench:
         )
         return "batch_1"
 
+    async def begun(self, store: BatchStore) -> None:
+        async with asyncio.timeout(20):
+            while (await store.find("local", "batch_1")).status == "validating":  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+
     async def ended(self, store: BatchStore) -> StoredBatch:
         async with asyncio.timeout(20):
             while True:
@@ -188,8 +193,7 @@ def test_no_line_begins_while_a_client_waits(open_database: OpenDatabase, tmp_pa
         bench.clients = 1
         await bench.batch(store, [line("a")])
         runner.wake()
-        while (await store.find("local", "batch_1")).status == "validating":  # type: ignore[union-attr]
-            await asyncio.sleep(0.01)
+        await bench.begun(store)
         for _ in range(10):
             await asyncio.sleep(0.01)
         begun = len(engine.prompts)
@@ -207,8 +211,7 @@ def test_a_full_queue_is_waited_for(open_database: OpenDatabase, tmp_path: Path)
         store, runner = await bench.server("one", engine)
         await bench.batch(store, [line("a")])
         runner.wake()
-        while (await store.find("local", "batch_1")).status == "validating":  # type: ignore[union-attr]
-            await asyncio.sleep(0.01)
+        await bench.begun(store)
         engine.refuse = None
         batch = await bench.ended(store)
         await runner.close()

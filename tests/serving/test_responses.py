@@ -165,9 +165,7 @@ def test_a_client_that_goes_away_ends_the_response(serve: Any, scripted_engine: 
         response_id = next(iter(stream)).response.id
         assert server.engine.holding.wait(20)
     assert server.engine.closed.wait(20)
-    response = client.responses.retrieve(response_id)
-    while response.status == "in_progress":
-        response = client.responses.retrieve(response_id)
+    response = ended(client, client.responses.retrieve(response_id))
     assert (response.status, response.output_text) == ("cancelled", "He")
 
 

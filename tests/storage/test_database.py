@@ -12,8 +12,10 @@ import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from glm_crush.config import StorageSettings
 from glm_crush.errors import ConfigError, StorageError
 from glm_crush.storage.connect import connect
+from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.storage.schema import Schema
 from tests.storage.databases import OpenDatabase
 
@@ -159,6 +161,32 @@ def test_the_embedded_database_is_for_its_owner_only(tmp_path: Path) -> None:
 def test_a_url_that_names_no_database_is_refused_with_the_remedy(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give postgresql://user:password@host/name"):
         connect(url, tmp_path)
+
+
+def test_a_url_of_no_known_kind_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="of the kind 'mysql'"):
+        LazyDatabase(StorageSettings(url="mysql://a/b"), tmp_path)
+
+
+def test_the_database_is_made_when_it_is_first_needed_and_opened_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        lazy = LazyDatabase(StorageSettings(), tmp_path)
+        assert not lazy.has_rows
+        assert not (tmp_path / "data").exists()
+        assert await lazy.open() is await lazy.open()
+        assert lazy.has_rows
+        await lazy.close()
+        await lazy.close()
+        with pytest.raises(StorageError, match="has been closed"):
+            await lazy.open()
+
+    asyncio.run(scenario())
+
+
+def test_serving_imports_no_database_before_it_is_needed() -> None:
+    """SQLAlchemy takes as long to import as everything else together."""
+    program = "import sys, glm_crush.serving.app; assert 'sqlalchemy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_server_that_is_not_there_is_a_storage_error_without_the_password(tmp_path: Path) -> None:

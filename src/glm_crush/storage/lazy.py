@@ -6,10 +6,11 @@ Above: the composition root, which makes one and hands it to everybody. Below: `
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from glm_crush.config import StorageSettings
-from glm_crush.errors import StorageError
+from glm_crush.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,13 @@ class LazyDatabase:
     Args:
         settings: which database.
         home: GLM_HOME; the embedded database and all blobs are in its folder `data`.
+
+    Raises:
+        ConfigError: the URL names no database that can be used here: known before anything is served.
     """
 
     def __init__(self, settings: StorageSettings, home: Path) -> None:
+        _check_url(settings.url)
         self.settings = settings
         self.folder = home / "data"
         self._lock = asyncio.Lock()
@@ -60,6 +65,18 @@ class LazyDatabase:
             database, self._database = self._database, None
         if database is not None:
             await database.close()
+
+
+def _check_url(url: str | None) -> None:
+    """What can be said of a URL without importing anything."""
+    kind = (url or "sqlite:").partition(":")[0].partition("+")[0]
+    if kind not in ("sqlite", "postgresql", "postgres"):
+        raise ConfigError(
+            f"storage.url is of the kind {kind[:40]!r}; give postgresql://user:password@host/name, sqlite:///path, or "
+            "leave it unset"
+        )
+    if kind != "sqlite" and find_spec("asyncpg") is None:
+        raise ConfigError("storage.url names a PostgreSQL server; pip install 'glm-crush[postgres]' for its driver")
 
 
 def _connect(url: str | None, folder: Path) -> Database:
