@@ -70,7 +70,7 @@ def test_replies_alone_without_guesses_and_together_with_them_are_the_same(tmp_p
 
 @pytest.mark.requirement("E7", "E8")
 @pytest.mark.parametrize("weight_format", ["q4", "q8", "bf16"])
-@pytest.mark.parametrize("kv_dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "int8", "f32"])
 def test_every_format_verifies_exactly(tmp_path, weight_format, kv_dtype):
     options = {"family": "llama", "weight_format": weight_format, "kv_dtype": kv_dtype}
     plain = plain_outputs(tmp_path, PARAMS, **options)

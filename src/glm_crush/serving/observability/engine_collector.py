@@ -67,6 +67,8 @@ class EngineCollector(Collector):
             "num_preemptions": ("Replies put back into the queue.", "num_preemptions"),
             "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", "prefix_cache_queries"),
             "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", "prefix_cache_hits"),
+            "spec_decode_num_draft_tokens": ("Tokens guessed ahead and verified.", "num_drafted_tokens"),
+            "spec_decode_num_accepted_tokens": ("Guessed tokens that replies have.", "num_accepted_tokens"),
             "engine_steps": ("Steps computed.", "num_steps"),
             "engine_step_seconds": ("Seconds spent in steps.", "step_seconds"),
             "computed_tokens": ("Tokens computed, again after a preemption included.", "num_computed_tokens"),
