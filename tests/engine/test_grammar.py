@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.errors import EngineError, InvalidParameterError
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 from glm_crush.types import SamplingParams, StructuredOutput
@@ -264,6 +265,29 @@ def test_guesses_leave_replies_under_a_grammar_as_they_are(
     assert [output.outputs for output in run(guessing, ([5], params))] == [output.outputs for output in plain]
     if error == 0.0 and len(plain[0].outputs[0].token_ids) > 3:
         assert guessing.metrics.num_accepted_tokens == guessing.metrics.num_drafted_tokens > 0
+
+
+@pytest.mark.requirement("E7")
+def test_what_a_grammar_forces_is_guessed() -> None:
+    """Keys and punctuation of a schema come in one step each, whoever guesses otherwise."""
+    structured = StructuredOutput.json_schema(CITY)
+    params = SamplingParams(structured=structured, seed=3, max_tokens=60)
+    executor = ScriptedExecutor(logits=wants('{"city": "Oslo", "n": 7}'), vocab_size=GLM_VOCAB_SIZE)
+    guessing = make_engine(
+        executor=executor,
+        vocab_size=GLM_VOCAB_SIZE,
+        eos_token_ids=[IDS["<|user|>"]],
+        grammars=COMPILER,
+        drafter=PromptLookup(),
+        max_draft_tokens=12,
+        clock=lambda: 0.0,
+    )
+    [plain] = run(engine(wants('{"city": "Oslo", "n": 7}')), ([5], params))
+    [output] = run(guessing, ([5], params))
+    assert output.outputs[0].token_ids == plain.outputs[0].token_ids
+    assert len(output.outputs[0].token_ids) == 23
+    assert output.usage.rejected_prediction_tokens == 0
+    assert len(executor.steps) <= 8
 
 
 def test_a_guess_ends_where_the_grammar_forbids_it() -> None:

@@ -72,6 +72,8 @@ class DraftModel(Drafter):
 
     def draft(self, lengths: Mapping[Request, int]) -> dict[Request, Sequence[int]]:
         """What the small model would reply with; one call reads what is new, a second draws the rest for all."""
+        if not lengths:
+            return {}
         room = min(self._limits.max_context - request.num_tokens for request in lengths)
         longest = min(room, max(lengths.values()))
         copies = {request: self._followers[request].copy for request in lengths}

@@ -117,6 +117,12 @@ class GrammarState:
             state.accept(token_id)
         return len(drafts)
 
+    def forced(self) -> list[int]:
+        """Tokens that nearly certainly come next: the grammar leaves one text only, though it may be cut otherwise."""
+        if self._phase is not _Phase.GRAMMAR:
+            return []
+        return [int(token_id) for token_id in self._fork()._matcher.compute_ff_tokens()]
+
     def accept(self, token_id: int) -> None:
         """Go on by a token that was drawn under the mask."""
         think, end_think = self._structured.think_token_ids or (-1, -1)

@@ -22,6 +22,8 @@ __all__ = ["Drafter", "Speculation"]
 _ANY_NUMBER = 2**31
 # A reply that was copying until a moment ago may go on with it: calls stay short enough to notice.
 _STEPS_WHILE_HOPEFUL = 2
+# How often the text that a grammar forces is cut into the tokens that we expect.
+_FORCED_RATE = 0.95
 
 
 class Drafter(Protocol):
@@ -65,9 +67,11 @@ class Speculation:
         self._drafter = drafter
         self._max_tokens = min(max_tokens, drafter.max_length)
         self._costs = StepCosts()
-        self._rates = list(drafter.first_rates)  # over all requests: what a new one starts from
+        # Over all requests: what a new one starts from. The last is for what a grammar forces.
+        self._rates = [*drafter.first_rates, _FORCED_RATE]
         self._records: dict[Request, DraftRecord] = {}
         self._certainties: dict[Request, int] = {}  # of the drafts under way
+        self._forced: dict[Request, list[int]] = {}  # by grammars, now
 
     def propose(
         self, running: Sequence[Request], grammars: Mapping[Request, GrammarState]
@@ -76,9 +80,9 @@ class Speculation:
         decoding = [r for r in running if r.num_tokens - r.num_computed_tokens == 1 and r.num_output_tokens > 0]
         self.max_decode_steps = 1 if self._drafter.follows_steps else _ANY_NUMBER
         candidates: list[Request] = []
-        self._certainties = {}
+        self._certainties, self._forced = {}, {}
         for request in decoding:
-            certainty = self._drafter.certainty(request) if _max_drafts(request) > 0 else None
+            certainty = self._certainty(request, grammars.get(request)) if _max_drafts(request) > 0 else None
             if certainty is not None:
                 candidates.append(request)
                 self._certainties[request] = certainty
@@ -87,9 +91,11 @@ class Speculation:
         lengths = self._choose_lengths(candidates, len(decoding)) if candidates else {}
         if not lengths and not self._drafter.follows_steps:
             return {}
-        drafts = self._drafter.draft(lengths)
+        drafts = self._drafter.draft({r: length for r, length in lengths.items() if r not in self._forced})
         for request in drafts.keys() & grammars.keys():
             drafts[request] = drafts[request][: grammars[request].count_allowed(drafts[request])]
+        for request in lengths.keys() & self._forced.keys():
+            drafts[request] = self._forced[request][: lengths[request]]
         return {request: tokens for request, tokens in drafts.items() if tokens}
 
     def record(self, batch: ScheduledBatch, num_accepted: Mapping[Request, int], seconds: float) -> None:
@@ -113,6 +119,15 @@ class Speculation:
         """The request has ended."""
         self._records.pop(request, None)
         self._drafter.forget(request)
+
+    def _certainty(self, request: Request, grammar: GrammarState | None) -> int | None:
+        """What the grammar forces is the best guess there is; else it is the drafter's."""
+        certainty = self._drafter.certainty(request)
+        forced = [] if grammar is None else grammar.forced()
+        if not forced:
+            return certainty
+        self._forced[request] = forced
+        return len(self._drafter.first_rates)
 
     def _choose_lengths(self, candidates: Sequence[Request], num_seqs: int) -> dict[Request, int]:
         records = [self._record_of(request) for request in candidates]
