@@ -147,15 +147,15 @@ void attention(const std::string& variant, const std::string& kv_dtype, In3<floa
   if (size(o, 1) != shape.value_dim || size(queries, 0) > kMaxTileRows) throw std::invalid_argument("o or queries have the wrong shape");
   int32_t num_blocks = 0;
   for (size_t i = 0; i < blocks.size(); ++i) num_blocks = std::max(num_blocks, blocks.data()[i] + 1);
-  AlignedBuffer<uint8_t> layer(static_cast<size_t>(num_blocks) * shape.block_bytes());
+  AlignedBuffer<uint8_t> layer(shape.layer_bytes(num_blocks));
   std::memset(layer.data(), 0xff, layer.size());  // NaN wherever nothing was written
   std::vector<float> key(static_cast<size_t>(shape.key_dim));  // zero in the padding
   for (int position = 0; position < size(keys, 0); ++position)
     for (int head = 0; head < shape.num_kv_heads; ++head) {
       const size_t at = static_cast<size_t>(position) * keys.shape(1) + static_cast<size_t>(head);
-      uint8_t* slab = layer.data() + static_cast<size_t>(blocks.data()[position / kBlockTokens]) * shape.block_bytes() + static_cast<size_t>(head) * shape.slab_bytes();
+      const CacheBlock block = shape.block(layer.data(), head, blocks.data()[position / kBlockTokens]);
       std::copy_n(keys.data() + at * keys.shape(2), keys.shape(2), key.data());
-      kernels.store_kv(shape, slab, position % kBlockTokens, key.data(), values.data() + at * values.shape(2), size(values, 2));
+      kernels.store_kv(shape, block, position % kBlockTokens, key.data(), values.data() + at * values.shape(2), size(values, 2));
     }
   const size_t row_bytes = shape.query_bytes();
   AlignedBuffer<uint8_t> rows(queries.shape(0) * row_bytes);

@@ -93,7 +93,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
   for (const CacheLayer& layer : program_.caches) {
     cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 4), round_up(layer.value_dim, 16)});
-    caches_.emplace_back(cache_shapes_.back().block_bytes() * static_cast<size_t>(options_.num_blocks));
+    caches_.emplace_back(cache_shapes_.back().layer_bytes(options_.num_blocks));
   }
   for (const Rope& rope : program_.ropes) {
     rope_tables_.push_back({std::vector<float>(tokens * rope.inv_freq.size()), std::vector<float>(tokens * rope.inv_freq.size())});
@@ -234,6 +234,11 @@ void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
   for (int i = 0; i < tiles; ++i) {
     for (int c = 0; c < plan.tiles[static_cast<size_t>(i)].chunk_end; ++c) plan.items.emplace_back(i, c);
   }
+  // All heads of a chunk before the next chunk: that is how the cache lies.
+  std::stable_sort(plan.items.begin(), plan.items.end(), [&](const auto& a, const auto& b) {
+    const int first = plan.tiles[static_cast<size_t>(a.first)].sequence, second = plan.tiles[static_cast<size_t>(b.first)].sequence;
+    return first != second ? first < second : a.second < b.second;
+  });
 }
 
 void Executor::forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled) {
@@ -279,10 +284,14 @@ void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int
     }
   }
   for (size_t layer = 0; layer < caches_.size(); ++layer) {
-    const size_t bytes = cache_shapes_[layer].block_bytes();
-    unsigned char* data = caches_[layer].data();
+    const CacheShape& shape = cache_shapes_[layer];
     for (size_t i = 0; i < sources.size(); ++i) {
-      std::memmove(data + static_cast<size_t>(targets[i]) * bytes, data + static_cast<size_t>(sources[i]) * bytes, bytes);
+      for (int head = 0; head < shape.num_kv_heads; ++head) {
+        const CacheBlock from = shape.block(caches_[layer].data(), head, sources[i]), to = shape.block(caches_[layer].data(), head, targets[i]);
+        std::memmove(to.keys, from.keys, shape.key_bytes());
+        std::memmove(to.values, from.values, shape.value_bytes());
+        std::memmove(to.scales, from.scales, shape.scale_bytes());
+      }
     }
   }
 }

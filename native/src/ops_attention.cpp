@@ -81,8 +81,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
       if (first_block) {
         const size_t sequence = static_cast<size_t>(executor.sequence_of_token_[static_cast<size_t>(t)]);
         const int block = batch.block_tables[sequence * static_cast<size_t>(batch.max_blocks) + static_cast<size_t>(position / kBlockTokens)];
-        uint8_t* slab = executor.caches_[static_cast<size_t>(op.cache)].data() + static_cast<size_t>(block) * shape.block_bytes() +
-                        static_cast<size_t>(kv_head) * shape.slab_bytes();
+        const CacheBlock target = shape.block(executor.caches_[static_cast<size_t>(op.cache)].data(), kv_head, block);
         const float* key = turn(row(op.key, t) + kv_head * op.key_dim, op.key_norm, t);
         if (shape.key_dim != op.key_dim) {
           float* padded = scratch.row.data();
@@ -90,7 +89,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
           std::fill(padded + op.key_dim, padded + shape.key_dim, 0.0f);
           key = padded;
         }
-        kernels.store_kv(shape, slab, position % kBlockTokens, key, row(op.value, t) + kv_head * op.value_dim, op.value_dim);
+        kernels.store_kv(shape, target, position % kBlockTokens, key, row(op.value, t) + kv_head * op.value_dim, op.value_dim);
       }
       for (int h = first_head; h < first_head + num_heads; ++h) {
         const size_t at = static_cast<size_t>(first_head) * static_cast<size_t>(tokens) + static_cast<size_t>(t * num_heads + h - first_head);

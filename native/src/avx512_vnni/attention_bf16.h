@@ -20,43 +20,25 @@ GLM_INLINE __m512bh broadcast_pair(const void* pair) {
 }
 GLM_INLINE __m512bh load_pairs(const uint8_t* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
 
-// Scores of rows [first, first + NumRows) with NumBlocks cache blocks from key `offset` of the chunk.
-template <int NumRows, int NumBlocks>
-GLM_INLINE void score_blocks(const Chunk& chunk, int first, int offset) {
-  const int key_dim = chunk.shape.key_dim;
-  const auto* queries = static_cast<const uint16_t*>(chunk.args.queries) + static_cast<size_t>(first) * static_cast<size_t>(key_dim);
-  const uint8_t* keys[NumBlocks];
-  __m512 acc[NumRows][NumBlocks];
-#pragma GCC unroll 4
-  for (int b = 0; b < NumBlocks; ++b) keys[b] = chunk.slab(offset + b * kBlockTokens);
-#pragma GCC unroll 12
-  for (int row = 0; row < NumRows; ++row)
-#pragma GCC unroll 4
-    for (int b = 0; b < NumBlocks; ++b) acc[row][b] = _mm512_setzero_ps();
-  for (int pair = 0; pair < key_dim / 2; ++pair) {
-    __m512bh loaded[NumBlocks];
-#pragma GCC unroll 4
-    for (int b = 0; b < NumBlocks; ++b) loaded[b] = load_pairs(keys[b] + pair * 64);
-#pragma GCC unroll 12
-    for (int row = 0; row < NumRows; ++row) {
-      const __m512bh query = broadcast_pair(queries + row * key_dim + 2 * pair);
-#pragma GCC unroll 4
-      for (int b = 0; b < NumBlocks; ++b) acc[row][b] = _mm512_dpbf16_ps(acc[row][b], loaded[b], query);
-    }
-  }
-#pragma GCC unroll 12
-  for (int row = 0; row < NumRows; ++row)
-#pragma GCC unroll 4
-    for (int b = 0; b < NumBlocks; ++b) _mm512_storeu_ps(chunk.scores(first + row) + offset + b * kBlockTokens, acc[row][b]);
-}
-
+// Scores of rows [first, first + NumRows). Block after block: several at a time would keep more sums running, but their
+// lines would come in an order that the processor does not fetch ahead.
 template <int NumRows>
 void score_rows_bf16(const Chunk& chunk, int first) {
-  // Enough independent sums to cover the latency of the dot product.
-  constexpr int kBlocks = NumRows <= 3 ? 4 : NumRows <= 12 ? 2 : 1;
-  int offset = 0;
-  for (; offset + kBlocks * kBlockTokens <= chunk.num_keys; offset += kBlocks * kBlockTokens) score_blocks<NumRows, kBlocks>(chunk, first, offset);
-  for (; offset < chunk.num_keys; offset += kBlockTokens) score_blocks<NumRows, 1>(chunk, first, offset);
+  const int key_dim = chunk.shape.key_dim;
+  const auto* queries = static_cast<const uint16_t*>(chunk.args.queries) + static_cast<size_t>(first) * static_cast<size_t>(key_dim);
+  for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
+    const uint8_t* keys = chunk.block(offset).keys;
+    __m512 acc[NumRows];
+#pragma GCC unroll 12
+    for (int row = 0; row < NumRows; ++row) acc[row] = _mm512_setzero_ps();
+    for (int pair = 0; pair < key_dim / 2; ++pair) {
+      const __m512bh loaded = load_pairs(keys + pair * 64);
+#pragma GCC unroll 12
+      for (int row = 0; row < NumRows; ++row) acc[row] = _mm512_dpbf16_ps(acc[row], loaded, broadcast_pair(queries + row * key_dim + 2 * pair));
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < NumRows; ++row) _mm512_storeu_ps(chunk.scores(first + row) + offset, acc[row]);
+  }
 }
 
 // 2^x for x <= 0, relative error 2e-7; 0 for -infinity.
@@ -103,7 +85,7 @@ GLM_INLINE void mix_lines(const Chunk& chunk, int first, int d) {
 #pragma GCC unroll 4
     for (int i = 0; i < NumLines; ++i) acc[row][i] = _mm512_setzero_ps();
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-    const uint8_t* values = chunk.slab(offset) + chunk.shape.key_bytes() + static_cast<size_t>(d) * 4;
+    const uint8_t* values = chunk.block(offset).values + static_cast<size_t>(d) * 4;
     const int pairs = (std::min(kBlockTokens, chunk.num_keys - offset) + 1) / 2;
     for (int pair = 0; pair < pairs; ++pair, values += line) {
       // The last pair may have only one key: what lies in the other half is not a value yet.
@@ -140,16 +122,16 @@ inline void attend_bf16(const AttentionArgs& args) {
   for_tiles<6>(args.num_rows, [&]<int NumRows>(int first) { mix_rows_bf16<NumRows>(chunk, first); });
 }
 
-inline void store_kv_bf16(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
+inline void store_kv_bf16(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
   for (int d = 0; d < shape.key_dim; d += 16) {
     const int count = std::min(16, shape.key_dim - d);
     const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), key + d));
     alignas(32) uint32_t pairs[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), reinterpret_cast<__m256i>(rounded));
-    auto* out = reinterpret_cast<uint32_t*>(slab) + d / 2 * kBlockTokens + slot;
+    auto* out = reinterpret_cast<uint32_t*>(block.keys) + d / 2 * kBlockTokens + slot;
     for (int i = 0; i < count / 2; ++i) out[i * kBlockTokens] = pairs[i];
   }
-  uint8_t* values = slab + shape.key_bytes() + static_cast<size_t>(slot / 2) * static_cast<size_t>(shape.value_dim) * 4;
+  uint8_t* values = block.values + static_cast<size_t>(slot / 2) * static_cast<size_t>(shape.value_dim) * 4;
   const bool odd = slot % 2 != 0;
   for (int d = 0; d < shape.value_dim; d += 16) {
     const unsigned count = static_cast<unsigned>(std::clamp(value_dim - d, 0, 16));

@@ -18,9 +18,6 @@ GLM_INLINE __m512i broadcast_quad(const void* quad) {
   std::memcpy(&bits, quad, 4);
   return _mm512_set1_epi32(bits);
 }
-GLM_INLINE __m512 load_scales_wide(const void* from) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from))), 16));
-}
 
 // A prepared query: scale [groups], start of the integer sum [groups], codes [key_dim].
 struct QueryCodes {
@@ -71,8 +68,8 @@ GLM_INLINE uint32_t largest_bits(const __m512 (&x)[4]) {
 
 GLM_INLINE __m512i round_to_codes(__m512 x, float inverse) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse))); }
 
-inline void store_kv_int8_wide(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
-  uint16_t* scales = reinterpret_cast<uint16_t*>(slab + shape.scale_offset()) + slot;
+inline void store_kv_int8_wide(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
+  uint16_t* scales = reinterpret_cast<uint16_t*>(block.scales) + slot;
   __m512 group[4];
   for (int d = 0; d < shape.key_dim; d += kCacheGroup, scales += kBlockTokens) {
     load_group(key, d, shape.key_dim, group);
@@ -80,7 +77,7 @@ inline void store_kv_int8_wide(const CacheShape& shape, uint8_t* slab, int slot,
     *scales = cache_scale(largest_bits(group));
     const float inverse = inverse_scale(*scales);
     alignas(16) uint32_t quads[4];
-    auto* out = reinterpret_cast<uint32_t*>(slab) + d / 4 * kBlockTokens + slot;
+    auto* out = reinterpret_cast<uint32_t*>(block.keys) + d / 4 * kBlockTokens + slot;
     for (int i = 0; i < 4; ++i) {
       const __m512i codes = inverse == 0.0f ? _mm512_setzero_si512() : round_to_codes(group[i], inverse);
       _mm_store_si128(reinterpret_cast<__m128i*>(quads), _mm_xor_si128(_mm512_cvtepi32_epi8(codes), _mm_set1_epi8(-128)));
@@ -88,7 +85,7 @@ inline void store_kv_int8_wide(const CacheShape& shape, uint8_t* slab, int slot,
       for (int j = 0; j < count; ++j) out[(4 * i + j) * kBlockTokens] = quads[j];
     }
   }
-  uint8_t* values = slab + shape.key_bytes() + static_cast<size_t>(slot / 4) * static_cast<size_t>(shape.value_dim) * 4;
+  uint8_t* values = block.values + static_cast<size_t>(slot / 4) * static_cast<size_t>(shape.value_dim) * 4;
   const __mmask64 lane = 0x1111111111111111ull << (slot % 4);
   for (int d = 0; d < shape.value_dim; d += kCacheGroup, scales += kBlockTokens) {
     load_group(value, d, value_dim, group);
@@ -128,80 +125,73 @@ inline void store_query_int8_wide(const float* q, int n, int key_dim, float scal
 }
 
 // Scores of rows [first, first + NumRows) with NumBlocks cache blocks from key `offset` of the chunk.
-template <int NumRows, int NumBlocks>
-GLM_INLINE void score_blocks_int8(const Chunk& chunk, int first, int offset) {
+// Scores of rows [first, first + NumRows), block after block as with bfloat16. Few rows have sums for every second or
+// fourth quad of dimensions, to cover the latency of the dot product; integers add up to the same in any order.
+template <int NumRows>
+void score_rows_int8_wide(const Chunk& chunk, int first) {
+  constexpr int kSums = NumRows <= 3 ? 4 : NumRows <= 6 ? 2 : 1;
   const CacheShape& shape = chunk.shape;
   const int groups = shape.key_groups();
   const size_t row_bytes = shape.query_bytes();
   auto* queries = static_cast<uint8_t*>(const_cast<void*>(chunk.args.queries)) + static_cast<size_t>(first) * row_bytes;
-  const uint8_t* keys[NumBlocks];
-#pragma GCC unroll 4
-  for (int b = 0; b < NumBlocks; ++b) keys[b] = chunk.slab(offset + b * kBlockTokens);
-  for (int g = 0; g < groups; ++g) {
-    __m512i acc[NumRows][NumBlocks];
-#pragma GCC unroll 12
-    for (int row = 0; row < NumRows; ++row)
-#pragma GCC unroll 4
-      for (int b = 0; b < NumBlocks; ++b) acc[row][b] = _mm512_set1_epi32(QueryCodes(queries + row * row_bytes, groups).start[g]);
-    const int begin = g * kCacheGroup / 4, end = std::min(begin + kCacheGroup / 4, shape.key_dim / 4);
-    for (int quad = begin; quad < end; ++quad) {
-      __m512i loaded[NumBlocks];
-#pragma GCC unroll 4
-      for (int b = 0; b < NumBlocks; ++b) loaded[b] = _mm512_loadu_si512(keys[b] + quad * 64);
+  for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
+    const CacheBlock block = chunk.block(offset);
+    for (int g = 0; g < groups; ++g) {
+      __m512i acc[NumRows][kSums];
 #pragma GCC unroll 12
       for (int row = 0; row < NumRows; ++row) {
-        const __m512i query = broadcast_quad(queries + row * row_bytes + 8 * groups + 4 * quad);
+        acc[row][0] = _mm512_set1_epi32(QueryCodes(queries + row * row_bytes, groups).start[g]);
 #pragma GCC unroll 4
-        for (int b = 0; b < NumBlocks; ++b) acc[row][b] = _mm512_dpbusd_epi32(acc[row][b], loaded[b], query);
+        for (int i = 1; i < kSums; ++i) acc[row][i] = _mm512_setzero_si512();
       }
-    }
-    const size_t scale_at = shape.scale_offset() + static_cast<size_t>(g) * kBlockTokens * 2;
-    __m512 scales[NumBlocks];
-#pragma GCC unroll 4
-    for (int b = 0; b < NumBlocks; ++b) scales[b] = load_scales_wide(keys[b] + scale_at);
+      const auto add_quad = [&](int quad, int i) __attribute__((always_inline)) {
+        const __m512i loaded = _mm512_loadu_si512(block.keys + quad * 64);
 #pragma GCC unroll 12
-    for (int row = 0; row < NumRows; ++row) {
-      const __m512 unit = _mm512_set1_ps(QueryCodes(queries + row * row_bytes, groups).scale[g]);
+        for (int row = 0; row < NumRows; ++row)
+          acc[row][i] = _mm512_dpbusd_epi32(acc[row][i], loaded, broadcast_quad(queries + row * row_bytes + 8 * groups + 4 * quad));
+      };
+      const int end = std::min((g + 1) * kCacheGroup, shape.key_dim) / 4;
+      int quad = g * kCacheGroup / 4;
+      for (; quad + kSums <= end; quad += kSums)
 #pragma GCC unroll 4
-      for (int b = 0; b < NumBlocks; ++b) {
-        float* to = chunk.scores(first + row) + offset + b * kBlockTokens;
-        const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[row][b]), unit);
+        for (int i = 0; i < kSums; ++i) add_quad(quad + i, i);
+      for (; quad < end; ++quad) add_quad(quad, 0);
+      Floats scales[kPieces];
+      load_scales(block.scales + static_cast<size_t>(g) * kBlockTokens * 2, scales);
+#pragma GCC unroll 12
+      for (int row = 0; row < NumRows; ++row) {
+#pragma GCC unroll 4
+        for (int i = 1; i < kSums; ++i) acc[row][0] = _mm512_add_epi32(acc[row][0], acc[row][i]);
+        const __m512 unit = _mm512_set1_ps(QueryCodes(queries + row * row_bytes, groups).scale[g]);
+        float* to = chunk.scores(first + row) + offset;
         const __m512 before = g == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(product, scales[b], before));
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[row][0]), unit), scales[0], before));
       }
     }
   }
 }
 
-template <int NumRows>
-void score_rows_int8_wide(const Chunk& chunk, int first) {
-  // Enough independent sums to cover the latency of the dot product.
-  constexpr int kBlocks = NumRows <= 3 ? 4 : NumRows <= 12 ? 2 : 1;
-  int offset = 0;
-  for (; offset + kBlocks * kBlockTokens <= chunk.num_keys; offset += kBlocks * kBlockTokens) score_blocks_int8<NumRows, kBlocks>(chunk, first, offset);
-  for (; offset < chunk.num_keys; offset += kBlockTokens) score_blocks_int8<NumRows, 1>(chunk, first, offset);
-}
-
-// Probabilities of a row times the tokens' scales as 16-bit integers, high and low bytes apart; gives the unit.
-GLM_INLINE float round_weights(const Chunk& chunk, int row, const float* scales, uint8_t (&bytes)[2][kChunkKeys]) {
+// Probabilities of a row times the tokens' scales as 16-bit integers; gives their unit. Four tokens take 16 bytes: four high
+// bytes, four low bytes, eight unused.
+GLM_INLINE float round_weights(const Chunk& chunk, int row, const float* scales, uint8_t* bytes) {
   const float* probabilities = chunk.scores(row);
   const int padded = (chunk.num_keys + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
   const auto weight = [&](int i) { return _mm512_mul_ps(_mm512_loadu_ps(probabilities + i), _mm512_load_ps(scales + i)); };
   __m512i largest = _mm512_setzero_si512();  // as bits: no weight is negative, NaN is above all
   for (int i = 0; i < padded; i += kBlockTokens) largest = _mm512_max_epu32(largest, _mm512_castps_si512(weight(i)));
   const float max = std::bit_cast<float>(_mm512_reduce_max_epu32(largest) & 0x7fffffffu);
+  const __m512i high_then_low = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1));
   const __m512 inverse = _mm512_set1_ps(max < kSmallestCached ? 0.0f : 65535.0f / max);
   for (int i = 0; i < padded; i += kBlockTokens) {
     const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(weight(i), inverse));
-    _mm_store_si128(reinterpret_cast<__m128i*>(bytes[0] + i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(rounded, 8)));
-    _mm_store_si128(reinterpret_cast<__m128i*>(bytes[1] + i), _mm512_cvtepi32_epi8(rounded));
+    _mm512_store_si512(bytes + 4 * i, _mm512_shuffle_epi8(rounded, high_then_low));
   }
   return max / 65535.0f;
 }
 
 // o = sum w v of NumRows rows and NumLines * 16 dimensions from d. 256 tokens of 65535 * 127 at most fit an int32.
 template <int NumRows, int NumLines>
-GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8_t (&bytes)[NumRows][2][kChunkKeys], const float (&units)[NumRows]) {
+GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8_t (&bytes)[NumRows][4 * kChunkKeys], const float (&units)[NumRows]) {
   const size_t line = static_cast<size_t>(chunk.shape.value_dim) * 4;
   __m512i high[NumRows][NumLines], low[NumRows][NumLines];
 #pragma GCC unroll 6
@@ -209,7 +199,7 @@ GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8
 #pragma GCC unroll 4
     for (int i = 0; i < NumLines; ++i) high[row][i] = low[row][i] = _mm512_setzero_si512();
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-    const uint8_t* values = chunk.slab(offset) + chunk.shape.key_bytes() + static_cast<size_t>(d) * 4;
+    const uint8_t* values = chunk.block(offset).values + static_cast<size_t>(d) * 4;
     const int stop = std::min(offset + kBlockTokens, chunk.num_keys);
     for (int token = offset; token < stop; token += 4, values += line) {
       __m512i loaded[NumLines];
@@ -217,7 +207,7 @@ GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8
       for (int i = 0; i < NumLines; ++i) loaded[i] = _mm512_loadu_si512(values + 64 * i);
 #pragma GCC unroll 6
       for (int row = 0; row < NumRows; ++row) {
-        const __m512i high_weights = broadcast_quad(bytes[row][0] + token), low_weights = broadcast_quad(bytes[row][1] + token);
+        const __m512i high_weights = broadcast_quad(bytes[row] + 4 * token), low_weights = broadcast_quad(bytes[row] + 4 * token + 4);
 #pragma GCC unroll 4
         for (int i = 0; i < NumLines; ++i) {
           high[row][i] = _mm512_dpbusd_epi32(high[row][i], high_weights, loaded[i]);
@@ -237,7 +227,7 @@ GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8
 
 template <int NumRows>
 void mix_rows_int8_wide(const Chunk& chunk, int first, int begin, int end, const float* scales) {
-  alignas(64) uint8_t bytes[NumRows][2][kChunkKeys];
+  alignas(64) uint8_t bytes[NumRows][4 * kChunkKeys];
   float units[NumRows];
   for (int row = 0; row < NumRows; ++row) units[row] = round_weights(chunk, first + row, scales, bytes[row]);
   int d = begin;
@@ -265,11 +255,11 @@ inline void attention_chunk_wide(const AttentionArgs& args) {
   }
 }
 
-inline void store_kv_wide(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
+inline void store_kv_wide(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
   switch (shape.type) {
-    case CacheType::bf16: return store_kv_bf16(shape, slab, slot, key, value, value_dim);
-    case CacheType::f32: return store_kv_as<CacheType::f32>(shape, slab, slot, key, value, value_dim);
-    case CacheType::int8: return store_kv_int8_wide(shape, slab, slot, key, value, value_dim);
+    case CacheType::bf16: return store_kv_bf16(shape, block, slot, key, value, value_dim);
+    case CacheType::f32: return store_kv_as<CacheType::f32>(shape, block, slot, key, value, value_dim);
+    case CacheType::int8: return store_kv_int8_wide(shape, block, slot, key, value, value_dim);
   }
 }
 

@@ -29,11 +29,11 @@ struct Element<CacheType::f32> {
 };
 
 template <CacheType T>
-void store_kv_as(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
+void store_kv_as(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
   using Number = typename Element<T>::type;
   constexpr int kPer = T == CacheType::bf16 ? 2 : 1;  // dimensions, or tokens, that lie side by side
-  auto* keys = reinterpret_cast<Number*>(slab);
-  auto* values = reinterpret_cast<Number*>(slab + shape.key_bytes());
+  auto* keys = reinterpret_cast<Number*>(block.keys);
+  auto* values = reinterpret_cast<Number*>(block.values);
   for (int d = 0; d < shape.key_dim; ++d)
     keys[(d / kPer * kBlockTokens + slot) * kPer + d % kPer] = Element<T>::from(key[d]);
   for (int d = 0; d < shape.value_dim; ++d)
@@ -53,11 +53,8 @@ struct Chunk {
   int num_keys;
 
   explicit Chunk(const AttentionArgs& a) : args(a), shape(*a.shape), num_keys(a.chunk_end - a.chunk_begin) {}
-  // Slab of the block that holds key `offset` of the chunk.
-  const uint8_t* slab(int offset) const {
-    const auto block = static_cast<size_t>(args.blocks[(args.chunk_begin + offset) / kBlockTokens]);
-    return args.layer + block * shape.block_bytes() + static_cast<size_t>(args.kv_head) * shape.slab_bytes();
-  }
+  // The block that holds key `offset` of the chunk.
+  CacheBlock block(int offset) const { return shape.block(args.layer, args.kv_head, args.blocks[(args.chunk_begin + offset) / kBlockTokens]); }
   float* scores(int row) const { return args.scores + row * kChunkKeys; }
   float* output(int row) const { return args.o + static_cast<size_t>(row) * static_cast<size_t>(shape.value_dim); }
 };
@@ -82,7 +79,7 @@ void score_rows(const Chunk& chunk, int first) {
   const size_t row_bytes = static_cast<size_t>(chunk.shape.key_dim) * chunk.shape.element_bytes();
   const auto* queries = static_cast<const uint8_t*>(chunk.args.queries) + static_cast<size_t>(first) * row_bytes;
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-    const uint8_t* keys = chunk.slab(offset);
+    const uint8_t* keys = chunk.block(offset).keys;
     Floats acc[NumRows][kPieces] = {};
     for (int d = 0; d < chunk.shape.key_dim; d += kStep, keys += 64) {
       Ints loaded[kPieces];
@@ -144,7 +141,7 @@ void mix_rows(const Chunk& chunk, int first) {
     constexpr int kStep = T == CacheType::bf16 ? 2 : 1;
     const size_t line = static_cast<size_t>(chunk.shape.value_dim) * 4;
     for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-      const uint8_t* values = chunk.slab(offset) + chunk.shape.key_bytes() + static_cast<size_t>(d) * 4;
+      const uint8_t* values = chunk.block(offset).values + static_cast<size_t>(d) * 4;
       const int count = std::min(kBlockTokens, chunk.num_keys - offset);
       int token = 0;
       for (; token + kStep <= count; token += kStep, values += line)

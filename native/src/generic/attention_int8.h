@@ -49,9 +49,8 @@ inline uint16_t cache_codes(const float* x, int n, int8_t* codes) {
   return scale;
 }
 
-inline void store_kv_int8(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
-  uint8_t* values = slab + shape.key_bytes();
-  uint16_t* scales = reinterpret_cast<uint16_t*>(slab + shape.scale_offset()) + slot;
+inline void store_kv_int8(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
+  uint16_t* scales = reinterpret_cast<uint16_t*>(block.scales) + slot;
   float group[kCacheGroup];
   int8_t codes[kCacheGroup];
   for (int d = 0; d < shape.key_dim; d += kCacheGroup, scales += kBlockTokens) {
@@ -59,13 +58,13 @@ inline void store_kv_int8(const CacheShape& shape, uint8_t* slab, int slot, cons
     std::copy(key + d, key + d + count, group);
     if (count == kCacheGroup) hadamard(group);
     *scales = cache_codes(group, count, codes);
-    for (int i = 0; i < count; ++i) slab[((d + i) / 4 * kBlockTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(codes[i] + 128);
+    for (int i = 0; i < count; ++i) block.keys[((d + i) / 4 * kBlockTokens + slot) * 4 + i % 4] = static_cast<uint8_t>(codes[i] + 128);
   }
   for (int d = 0; d < shape.value_dim; d += kCacheGroup, scales += kBlockTokens) {
     const int count = std::min(kCacheGroup, shape.value_dim - d);
     for (int i = 0; i < count; ++i) group[i] = d + i < value_dim ? value[d + i] : 0.0f;
     *scales = cache_codes(group, count, codes);
-    for (int i = 0; i < count; ++i) values[(slot / 4 * shape.value_dim + d + i) * 4 + slot % 4] = static_cast<uint8_t>(codes[i]);
+    for (int i = 0; i < count; ++i) block.values[(slot / 4 * shape.value_dim + d + i) * 4 + slot % 4] = static_cast<uint8_t>(codes[i]);
   }
 }
 
@@ -81,11 +80,9 @@ inline void store_query_int8(const float* q, int n, int key_dim, float scale, vo
 
 // The scales of 16 tokens as floats.
 GLM_INLINE void load_scales(const uint8_t* from, Floats (&scales)[kPieces]) {
-  float wide[kBlockTokens];
-  uint16_t bits[kBlockTokens];
-  std::memcpy(bits, from, sizeof bits);
-  for (int i = 0; i < kBlockTokens; ++i) wide[i] = scale_of(bits[i]);
-  for (int p = 0; p < kPieces; ++p) scales[p] = load<Floats>(wide + p * kLanes);
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+#pragma GCC unroll 4
+  for (int p = 0; p < kPieces; ++p) scales[p] = as_floats(__builtin_convertvector(load<Halves>(from + p * kLanes * 2), Ints) << 16);
 }
 
 // Scores of the rows [first, first + NumRows) with all keys of the chunk, unmasked.
@@ -95,8 +92,9 @@ void score_rows_int8(const Chunk& chunk, int first) {
   const size_t row_bytes = shape.query_bytes();
   const auto* queries = static_cast<const uint8_t*>(chunk.args.queries) + static_cast<size_t>(first) * row_bytes;
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-    const uint8_t* keys = chunk.slab(offset);
-    const uint8_t* group_scales = keys + shape.scale_offset();
+    const CacheBlock block = chunk.block(offset);
+    const uint8_t* keys = block.keys;
+    const uint8_t* group_scales = block.scales;
     Floats total[NumRows][kPieces] = {};
     for (int d = 0; d < shape.key_dim; group_scales += kBlockTokens * 2) {
       const int end = std::min(d + kCacheGroup, shape.key_dim);
@@ -131,12 +129,13 @@ void score_rows_int8(const Chunk& chunk, int first) {
 // Scales of one group of values for every key of the chunk, 0 for the tokens beyond it, which nothing has written.
 inline void value_scales(const Chunk& chunk, int group, float* scales) {
   const CacheShape& shape = chunk.shape;
-  const size_t at = shape.scale_offset() + static_cast<size_t>(shape.key_groups() + group) * kBlockTokens * 2;
+  const size_t at = static_cast<size_t>(shape.key_groups() + group) * kBlockTokens * 2;
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
-    uint16_t bits[kBlockTokens];
-    std::memcpy(bits, chunk.slab(offset) + at, sizeof bits);
-    for (int i = 0; i < kBlockTokens; ++i) scales[offset + i] = offset + i < chunk.num_keys ? scale_of(bits[i]) : 0.0f;
+    Floats wide[kPieces];
+    load_scales(chunk.block(offset).scales + at, wide);
+    for (int p = 0; p < kPieces; ++p) store(scales + offset + p * kLanes, wide[p]);
   }
+  std::fill(scales + chunk.num_keys, scales + (chunk.num_keys + kBlockTokens - 1) / kBlockTokens * kBlockTokens, 0.0f);
 }
 
 // o = sum p v of the rows [first, first + NumRows) in the dimensions [begin, end) of one group.
@@ -150,7 +149,7 @@ void mix_rows_int8(const Chunk& chunk, int first, int begin, int end, const floa
   for (int d = begin; d < end; d += kPanelRows) {
     Floats acc[NumRows][kPieces] = {};
     for (int offset = 0; offset < padded; offset += kBlockTokens) {
-      const uint8_t* values = chunk.slab(offset) + chunk.shape.key_bytes() + static_cast<size_t>(d) * 4;
+      const uint8_t* values = chunk.block(offset).values + static_cast<size_t>(d) * 4;
       const int stop = std::min(offset + kBlockTokens, chunk.num_keys);
       for (int token = offset; token < stop; token += 4, values += line) {
         Ints loaded[kPieces];
@@ -185,11 +184,11 @@ inline void attend_int8(const AttentionArgs& args) {
   }
 }
 
-inline void store_kv(const CacheShape& shape, uint8_t* slab, int slot, const float* key, const float* value, int value_dim) {
+inline void store_kv(const CacheShape& shape, const CacheBlock& block, int slot, const float* key, const float* value, int value_dim) {
   switch (shape.type) {
-    case CacheType::bf16: return store_kv_as<CacheType::bf16>(shape, slab, slot, key, value, value_dim);
-    case CacheType::f32: return store_kv_as<CacheType::f32>(shape, slab, slot, key, value, value_dim);
-    case CacheType::int8: return store_kv_int8(shape, slab, slot, key, value, value_dim);
+    case CacheType::bf16: return store_kv_as<CacheType::bf16>(shape, block, slot, key, value, value_dim);
+    case CacheType::f32: return store_kv_as<CacheType::f32>(shape, block, slot, key, value, value_dim);
+    case CacheType::int8: return store_kv_int8(shape, block, slot, key, value, value_dim);
   }
 }
 
