@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=1.0)
     arguments = parser.parse_args()
     texts = [json.loads(line) for line in sys.stdin]
     hint = "LATENCY" if arguments.batch == 1 else "THROUGHPUT"

@@ -13,7 +13,13 @@ from glm_crush.engine.embedder import NativeEmbedder, shorten_vectors
 from glm_crush.engine.encoder import build_encoder
 from glm_crush.engine.encoder_runner import take_batch
 from glm_crush.engine.reranker import CosineReranker, CrossEncoderReranker
-from glm_crush.errors import ConfigError, ContextLengthError, InvalidParameterError, UnsupportedModelError
+from glm_crush.errors import (
+    CheckpointError,
+    ConfigError,
+    ContextLengthError,
+    InvalidParameterError,
+    UnsupportedModelError,
+)
 from glm_crush.models.loader import load_model
 from glm_crush.models.sentence import SentenceConfig
 from tests.engine.tiny_encoders import RERANKER, encoded, loaded_encoder, tiny_encoder
@@ -78,8 +84,24 @@ def test_prompts_of_the_publisher_are_put_before_texts_of_their_kind(tmp_path: P
     plain = embedder.embed(["what is the cat"]).vectors
     np.testing.assert_array_equal(embedder.embed(["the cat"], kind="query").vectors, plain)
     np.testing.assert_array_equal(embedder.embed(["what is the cat"], kind="document").vectors, plain)
-    with pytest.raises(InvalidParameterError, match=r"kind is 'title'; .* knows query"):
+    with pytest.raises(InvalidParameterError, match=r"kind of text is 'title'; this model knows query"):
         embedder.embed(["the cat"], kind="title")
+
+
+def test_a_default_prompt_and_small_letters_are_honoured(tmp_path: Path) -> None:
+    files = sentence_files()
+    files["config_sentence_transformers.json"] = {"prompts": {"any": "What is "}, "default_prompt_name": "any"}
+    files["sentence_bert_config.json"] = {"max_seq_length": 30, "do_lower_case": True}
+    model = EmbeddingModel(encoder_checkpoint("bert", tmp_path, sentence=files))
+    assert model.sentence.prepared("THE cat", None) == "what is the cat"
+    plain = model.embed([model.encoder.encode("what is the cat").token_ids]).vectors
+    np.testing.assert_array_equal(model.embed(["THE cat"]).vectors, plain)
+
+
+def test_a_default_prompt_that_is_not_there_fails_the_load(tmp_path: Path) -> None:
+    files = sentence_files() | {"config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": "query"}}
+    with pytest.raises(CheckpointError, match="default_prompt_name is 'query'"):
+        EmbeddingModel(encoder_checkpoint("bert", tmp_path, sentence=files))
 
 
 def test_a_model_without_prompts_takes_any_text_as_it_is(embedder: NativeEmbedder) -> None:

@@ -52,10 +52,9 @@ class NativeEmbedder:
         truncate: bool = False,
     ) -> Embeddings:
         """One vector per text; see `encoder_protocols.Embedder`."""
-        prompt = self.prompt(kind)
         encoded = [
             self.encoder.encode(
-                prompt + text if isinstance(text, str) else text,
+                self.sentence.prepared(text, kind) if isinstance(text, str) else text,
                 truncate_to=self.max_length if truncate else None,
                 parameter=f"texts[{index}]",
             )
@@ -63,19 +62,6 @@ class NativeEmbedder:
         ]
         vectors = shorten_vectors(self.encoder.runner.run_all(encoded), dimensions)
         return Embeddings(vectors, sum(len(text.token_ids) for text in encoded))
-
-    def prompt(self, kind: str | None) -> str:
-        """What the model's publisher puts before texts of that kind; nothing where they put nothing.
-
-        Raises:
-            InvalidParameterError: the publisher names kinds, and this is none of them.
-        """
-        prompts = self.sentence.prompts
-        if kind is None or not prompts:
-            return ""
-        if kind not in prompts and kind not in ("query", "document"):
-            raise InvalidParameterError(f"kind is {kind!r}; {self.name} knows {', '.join(prompts)}", parameter="kind")
-        return prompts.get(kind, "")
 
 
 _GIVES = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from glm_crush.errors import CheckpointError, UnsupportedModelError
+from glm_crush.errors import CheckpointError, InvalidParameterError, UnsupportedModelError
 
 __all__ = ["Pooling", "SentenceConfig"]
 
@@ -28,12 +28,29 @@ class SentenceConfig:
         normalize: whether vectors have length 1.
         max_length: longest text in tokens, special ones included; None = what the model allows.
         prompts: name → text that is put before an input of that kind ("query", "document").
+        default_prompt: the prompt of inputs of no kind, or None. lower_case: texts are written small first.
     """
 
     pooling: Pooling = "mean"
     normalize: bool = True
     max_length: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    lower_case: bool = False
+
+    def prepared(self, text: str, kind: str | None) -> str:
+        """A text of that kind as the model was trained to read it.
+
+        Raises:
+            InvalidParameterError: the publisher names kinds, and this is none of them.
+        """
+        kind = kind or self.default_prompt
+        if kind is not None and self.prompts and kind not in self.prompts and kind not in ("query", "document"):
+            raise InvalidParameterError(
+                f"the kind of text is {kind!r}; this model knows {', '.join(self.prompts)}", parameter="kind"
+            )
+        whole = self.prompts.get(kind or "", "") + text
+        return whole.lower() if self.lower_case else whole
 
     @classmethod
     def from_files(cls, files: Mapping[str, Any]) -> SentenceConfig | None:
@@ -57,12 +74,20 @@ class SentenceConfig:
         if not isinstance(config, Mapping):
             raise CheckpointError(f"modules.json names {pooling_path}/config.json, which is missing")
         settings = files.get("sentence_bert_config.json", {})
-        prompts = files.get("config_sentence_transformers.json", {}).get("prompts") or {}
+        published = files.get("config_sentence_transformers.json", {})
+        prompts = published.get("prompts") or {}
+        default = published.get("default_prompt_name")
+        if default is not None and default not in prompts:
+            raise CheckpointError(
+                f"config_sentence_transformers.json: default_prompt_name is {default!r}; there is {', '.join(prompts)}"
+            )
         return cls(
             pooling=_pooling(config, pooling_path),
             normalize=any(kind == "Normalize" for kind, _ in kinds),
             max_length=_length(settings.get("max_seq_length")),
             prompts={str(name): str(text) for name, text in prompts.items() if text},
+            default_prompt=default,
+            lower_case=settings.get("do_lower_case") is True,
         )
 
 

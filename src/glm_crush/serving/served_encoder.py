@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 
-from glm_crush.engine.embedder import NativeEmbedder
 from glm_crush.engine.encoder import Encoder, TextInput
 from glm_crush.engine.encoder_queue import EncoderQueue
 from glm_crush.engine.encoder_runner import Float32
@@ -88,13 +87,13 @@ class ServedEncoder:
         Raises:
             RequestError: a text is empty or too long. OverloadedError: too many wait. EngineError: it is stopped.
         """
-        prompt = NativeEmbedder(self.name, self.encoder, self.sentence).prompt(kind)
+        sentence = self.sentence or SentenceConfig()
         several = len(texts) > 1
 
         def encode() -> list[EncodedText]:
             return [
                 self.encoder.encode(
-                    prompt + text if isinstance(text, str) else text,
+                    sentence.prepared(text, kind) if isinstance(text, str) else text,
                     truncate_to=truncate_to,
                     parameter=f"input[{index}]" if several else "input",
                 )
