@@ -74,11 +74,9 @@ class Run:
 
     def start(self, admission: Admission | None = None) -> None:
         """Begin, on behalf of whoever calls, or of an admission of its own."""
-        if admission is None:
+        with contextlib.nullcontext() if admission is None else acting(admission):
             self._task = asyncio.create_task(self._work())
-            return
-        with acting(admission):
-            self._task = asyncio.create_task(self._work())
+        self._task.add_done_callback(lambda _: self._news.set())
 
     @property
     def is_done(self) -> bool:
@@ -120,10 +118,7 @@ class Run:
             elif is_done:
                 return
             else:
-                assert self._task is not None
-                waiter = asyncio.create_task(news.wait())
-                await asyncio.wait({waiter, self._task}, return_when=asyncio.FIRST_COMPLETED)
-                waiter.cancel()
+                await news.wait()
 
     async def _work(self) -> None:
         self._entered.set()
