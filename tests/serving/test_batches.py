@@ -13,9 +13,12 @@ import httpx2
 import openai
 import pytest
 
-from glm_crush.config import StorageSettings
+from glm_crush.config import CrushSettings, Settings, StorageSettings
+from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.openai.batches.lines import check_input
+from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.storage.lazy import LazyDatabase
+from tests.engine.tiny_encoders import loaded_encoder
 from tests.serving.batch_lines import CHAT, as_file, line
 
 pytestmark = [pytest.mark.requirement("S1"), pytest.mark.requirement("S9")]
@@ -99,6 +102,19 @@ def test_other_endpoints_run_too(client: openai.OpenAI, endpoint: str, body: dic
     [output] = records(client, batch.output_file_id)
     assert text(output["response"]["body"]) == "HI"
     assert batch.usage.total_tokens > 0
+
+
+def test_texts_are_embedded_in_batches_too(start_server: Any, glm_home: Path, tmp_path: Path) -> None:
+    settings = Settings(crush=CrushSettings(threads=1))
+    encoders = ServedEncoders([serve_loaded_encoder("tiny-embed", loaded_encoder(tmp_path / "embed"), settings)])
+    server = start_server(encoders=encoders, database=LazyDatabase(StorageSettings(), glm_home))
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        lines = [line("a", url="/v1/embeddings", input="Hi", model="tiny-embed")]
+        batch = ended(client, create(client, lines, "/v1/embeddings"))
+        [output] = records(client, batch.output_file_id)
+    encoders.close()
+    assert output["response"]["body"]["data"][0]["object"] == "embedding"
+    assert batch.usage.input_tokens > 0
 
 
 def test_an_input_that_is_wrong_is_refused_line_by_line(client: openai.OpenAI) -> None:

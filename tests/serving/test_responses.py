@@ -191,6 +191,17 @@ def test_the_input_items_are_everything_that_went_in(client: openai.OpenAI) -> N
     assert (newest.data[0].content[0].text, newest.has_more) == ("Two", True)
 
 
+def test_a_chain_that_has_grown_too_long_is_cut_at_its_beginning_if_wanted(client: openai.OpenAI, server: Any) -> None:
+    first = create(client, "old " * 100)
+    second = create(client, "newer " * 60, previous_response_id=first.id)
+    third: Any = {"text": "newest " * 50, "previous_response_id": second.id, "max_output_tokens": 20}
+    assert refused(lambda: create(client, **third)).code == "context_length_exceeded"
+    response = create(client, **third, truncation="auto")
+    assert (response.status, response.truncation) == ("completed", "auto")
+    assert "old" not in server.engine.prompts[-1]
+    assert response.usage.context["policy"] == "truncate"
+
+
 def test_a_chain_with_a_gap_is_refused(client: openai.OpenAI) -> None:
     first = create(client, "One")
     second = create(client, "Two", previous_response_id=first.id)
