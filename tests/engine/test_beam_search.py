@@ -227,7 +227,9 @@ def test_any_mix_of_beams_replies_and_aborts_in_a_small_cache_ends_and_changes_n
         prompt = [*PROMPT[: data.draw(st.integers(1, 9))], 30 + i % 2]
         params = data.draw(st.sampled_from([beams(3, 6), beams(2, 9), sampled(7, seed=i, n=3), sampled(5, seed=i)]))
         try:
-            request_id = engine.add_request(prompt, params, priority=data.draw(st.integers(0, 1)))
+            request_id = engine.add_request(
+                prompt, params, priority=data.draw(st.integers(0, 1)), tenant=data.draw(st.sampled_from("abc"))
+            )
         except ContextLengthError:
             continue
         requests[request_id] = (prompt, params)
