@@ -98,14 +98,17 @@ def test_a_guess_is_two_calls_for_any_number_of_requests():
     assert executor.decode_calls == [2, 2]
 
 
-def test_a_long_prompt_is_read_in_steps_of_the_budget():
+def test_texts_are_read_a_budget_at_a_time_so_that_nobody_waits_for_long():
+    """Two long prompts and a short one, at the same moment; the last reading step of a text draws too."""
     executor = ScriptedExecutor(logits=count_up)
     large = ScriptedExecutor(logits=count_up)
-    [output] = run(
-        drafting(large, drafter=make_draft_model(executor=executor, token_budget=8)), (range(30), greedy(40))
-    )
-    assert [num_tokens for num_tokens, _ in executor.steps[:4]] == [8, 8, 8, 8]
-    assert output.usage.accepted_prediction_tokens > 0
+    requests = [(range(30), greedy(40)), (range(5, 45), greedy(40)), ([1], greedy(40))]
+    engine = drafting(large, drafter=make_draft_model(executor=executor, token_budget=16), token_budget=64)
+    outputs = run(engine, *requests)
+    num_read = [num_tokens for num_tokens, _ in executor.steps]
+    assert num_read[0] == 16
+    assert max(num_read) <= 16
+    assert all(output.usage.accepted_prediction_tokens > 0 for output in outputs)
 
 
 def test_beyond_the_small_models_context_nothing_is_guessed():

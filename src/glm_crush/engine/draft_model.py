@@ -7,7 +7,7 @@ Above: `speculation`. Below: a runner over the small model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -53,9 +53,13 @@ class DraftModel(Drafter):
         self._limits = limits
         self._vocab_size = vocab_size
         self._followers: dict[Request, _Follower] = {}
+        self._budget_left = limits.token_budget  # tokens that the small model may still read before the next step
 
     def certainty(self, request: Request) -> int | None:
-        """Always the same once the small model has read the text, of which a step reads at most a budget's tokens."""
+        """Always the same once the small model is about to have read the text; a step reads a budget's tokens at most.
+
+        So a long prompt never holds up the streams that are decoding.
+        """
         if request.num_tokens >= self._limits.max_context:
             return None
         copy = self._follow(request).copy
@@ -63,12 +67,19 @@ class DraftModel(Drafter):
             return None
         if not self._reserve(copy, copy.num_tokens):
             return None
-        behind = copy.num_tokens - copy.num_computed_tokens
-        if behind <= self._limits.token_budget:
+        num_new = copy.num_tokens - copy.num_computed_tokens
+        if num_new <= self._budget_left:
+            self._budget_left -= num_new
             return 0
-        self._run([ScheduledRequest(copy, copy.num_computed_tokens, self._limits.token_budget, samples=False)])
-        copy.num_computed_tokens += self._limits.token_budget
+        if self._budget_left > 0:
+            self._run([ScheduledRequest(copy, copy.num_computed_tokens, self._budget_left, samples=False)])
+            copy.num_computed_tokens += self._budget_left
+            self._budget_left = 0
         return None
+
+    def observe(self, batch: ScheduledBatch) -> None:  # noqa: ARG002 (only that there was one)
+        """The next step may read again."""
+        self._budget_left = self._limits.token_budget
 
     def draft(self, lengths: Mapping[Request, int]) -> dict[Request, Sequence[int]]:
         """What the small model would reply with; one call reads what is new, a second draws the rest for all."""
@@ -78,6 +89,8 @@ class DraftModel(Drafter):
         longest = min(room, max(lengths.values()))
         copies = {request: self._followers[request].copy for request in lengths}
         copies = {r: copy for r, copy in copies.items() if self._reserve(copy, copy.num_tokens + longest)}
+        if not copies:
+            return {}
         self._draw_first(list(copies.values()))
         alive = [copy for copy in copies.values() if copy.num_computed_tokens < copy.num_tokens]
         if longest > 1 and alive:
@@ -126,11 +139,14 @@ class DraftModel(Drafter):
 
     def _draw_first(self, copies: Sequence[Request]) -> None:
         """Read what is new of each text and draw a token behind it."""
-        for parts in _within_budget(copies, self._limits.token_budget):
-            for part, [token_id] in zip(parts, self._run(parts), strict=True):
-                part.request.num_computed_tokens += part.num_tokens
-                if token_id >= 0:
-                    part.request.token_ids.append(token_id)
+        parts = [
+            ScheduledRequest(copy, copy.num_computed_tokens, copy.num_tokens - copy.num_computed_tokens, samples=True)
+            for copy in copies
+        ]
+        for part, [token_id] in zip(parts, self._run(parts), strict=True):
+            part.request.num_computed_tokens += part.num_tokens
+            if token_id >= 0:
+                part.request.token_ids.append(token_id)
 
     def _draw_more(self, copies: Sequence[Request], num_steps: int) -> None:
         parts = [ScheduledRequest(copy, copy.num_computed_tokens, 1, samples=True) for copy in copies]
@@ -165,18 +181,3 @@ def _copy_of(request: Request) -> Request:
     )
     copy.token_ids.extend(request.token_ids[request.num_prompt_tokens :])
     return copy
-
-
-def _within_budget(copies: Sequence[Request], budget: int) -> Iterator[list[ScheduledRequest]]:
-    """All that is new in the texts, in as many steps as the budget needs."""
-    parts: list[ScheduledRequest] = []
-    left = budget
-    for copy in copies:
-        num_new = copy.num_tokens - copy.num_computed_tokens
-        if num_new > left:
-            yield parts
-            parts, left = [], budget
-        parts.append(ScheduledRequest(copy, copy.num_computed_tokens, num_new, samples=True))
-        left -= num_new
-    if parts:
-        yield parts
