@@ -18,6 +18,7 @@ from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.local_model import serve_loaded_model
+from glm_crush.serving.mcp.part import McpPart
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.part import ResponseCache
@@ -115,7 +116,7 @@ def server_port(
                 Observability(models, settings.observability),
                 ResponseCache(models, settings.cache),
             ]
-            parts.append(WebSocketPart(models))
+            parts += [WebSocketPart(models), McpPart(models, max_body_bytes=settings.api.max_body_bytes)]
             current.app = create_app(models, settings.api, database=database, parts=parts)
         return str(url.rpartition(":")[2])
 

@@ -29,6 +29,7 @@ from glm_crush.config import (
 from glm_crush.models.registry import FAMILIES
 from glm_crush.serving.app import create_app
 from glm_crush.serving.errors import error_reply
+from glm_crush.serving.mcp.part import McpPart
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.observability.server_metrics import ServerMetrics
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
@@ -130,7 +131,11 @@ def server_pages() -> str:
 def whole_app(database: LazyDatabase) -> Starlette:
     """A server with every part."""
     models = ServedModels()
-    parts = [Observability(models, ObservabilitySettings()), ResponseCache(models, CacheSettings())]
+    parts = [
+        Observability(models, ObservabilitySettings()),
+        ResponseCache(models, CacheSettings()),
+        McpPart(models, max_body_bytes=1),
+    ]
     return create_app(models, ApiSettings(), database=database, parts=parts)
 
 

@@ -17,6 +17,7 @@ from glm_crush.cli import (
     inspect,
     keys,
     list_models,
+    mcp,
     perplexity,
     pull,
     quantize,
@@ -87,6 +88,7 @@ def root(
 app.command("run", rich_help_panel=_TALK)(run.run)
 app.command("chat", rich_help_panel=_TALK)(chat.chat)
 app.command("serve", rich_help_panel=_TALK)(serve.serve)
+app.command("mcp", rich_help_panel=_TALK)(mcp.mcp)
 app.command("embed", rich_help_panel=_TALK)(embed.embed)
 app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
 app.command("pull", rich_help_panel=_MODELS)(pull.pull)

@@ -69,6 +69,7 @@ def serve(
     from glm_crush.serving.gateway.exposure import check_exposure
     from glm_crush.serving.grpc.part import GrpcPart
     from glm_crush.serving.local_model import serve_loaded_model
+    from glm_crush.serving.mcp.part import McpPart
     from glm_crush.serving.model_alias import ModelAliases
     from glm_crush.serving.observability.logs import configure_logs
     from glm_crush.serving.observability.part import Observability
@@ -125,6 +126,7 @@ def serve(
             encoders.close()
 
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
+        parts.append(McpPart(models, max_body_bytes=settings.api.max_body_bytes))
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
         if settings.api.grpc_port is not None:

@@ -77,8 +77,9 @@ def create_app(
         *added,
         *health_routes(served),
     ]
-    if stored is not None:
-        stored.connect(InProcessCaller(routes, door.gateway))
+    caller = InProcessCaller(routes, door.gateway)
+    for part in parts:
+        part.connect(caller)
     documented = [endpoint for endpoint, _ in routes]
 
     async def document(_: Request) -> Response:

@@ -16,6 +16,7 @@ from glm_crush.serving.routing import ApiRoute
 
 if TYPE_CHECKING:
     from glm_crush.serving.gateway.gateway import Gateway
+    from glm_crush.serving.in_process import InProcessCaller
 
 __all__ = ["ServerPart"]
 
@@ -25,6 +26,9 @@ class ServerPart:
 
     def attach(self, gateway: Gateway) -> None:
         """Called once, before anything runs, with what admits requests."""
+
+    def connect(self, caller: InProcessCaller) -> None:
+        """Called once, before anything runs, with a way to call the application's routes."""
 
     def routes(self) -> Sequence[ApiRoute]:
         """Routes of its own."""

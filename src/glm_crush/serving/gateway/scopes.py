@@ -44,6 +44,7 @@ _GROUPS: Mapping[str, str] = MappingProxyType(
         "/v1/messages/count_tokens": "tokenize",
         "/v1/messages/batches": "files",
         "/v1/ws": "generate",
+        "/mcp": "generate",
         "/api/chat": "generate",
         "/api/generate": "generate",
         "/v1/embeddings": "embed",

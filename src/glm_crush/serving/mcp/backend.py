@@ -1,0 +1,87 @@
+"""Where the tools' work is done: the routes of this process, or a server elsewhere.
+
+Above: `tools`. Below: the in-process caller, or HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx2
+
+from glm_crush.serving.gateway.admission import current_admission
+from glm_crush.serving.in_process import InProcessCaller
+from glm_crush.serving.served_models import ServedModels
+
+__all__ = ["Answer", "Backend", "HttpBackend", "InProcessBackend"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status and JSON body of a reply."""
+
+    status: int
+    body: Any
+
+
+class Backend(Protocol):
+    """What tools need: the HTTP API of a server."""
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Post a JSON object; refusals are answers too."""
+        ...
+
+    async def models(self) -> Answer:
+        """GET /v1/models."""
+        ...
+
+
+class InProcessBackend:
+    """The routes of this process, on behalf of whoever asks."""
+
+    def __init__(self, models: ServedModels, caller: InProcessCaller) -> None:
+        self._models = models
+        self._caller = caller
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Through the route's own handler."""
+        admission = current_admission()
+        key_id = None if admission is None else admission.grant.key_id
+        reply = await self._caller.post(path, json.dumps(body).encode(), key_id=key_id)
+        return Answer(reply.status, reply.body)
+
+    async def models(self) -> Answer:
+        """What is served now."""
+        rows = [{"id": model.name, "object": "model", "max_model_len": model.context_length} for model in self._models]
+        return Answer(200, {"object": "list", "data": rows})
+
+
+class HttpBackend:
+    """A running server."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=httpx2.Timeout(600.0, connect=5.0))
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Over HTTP; a server that cannot be reached is an answer with status 503."""
+        return await self._ask("POST", path, body)
+
+    async def models(self) -> Answer:
+        """Over HTTP."""
+        return await self._ask("GET", "/v1/models", None)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+        try:
+            reply = await self._client.request(method, path, json=body)
+            return Answer(reply.status_code, reply.json())
+        except (httpx2.HTTPError, ValueError) as error:
+            message = f"the server at {self._client.base_url} does not answer: {error}; is it running? (glm serve)"
+            return Answer(503, {"error": {"message": message}})
