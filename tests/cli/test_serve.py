@@ -68,6 +68,14 @@ def test_a_served_model_answers_and_a_signal_stops_it(tiny_llama: Path) -> None:
         assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.parametrize(("place", "num_children"), [("process", 1), ("in-process", 0)])
+def test_the_engine_runs_where_it_is_told_to(tiny_llama: Path, place: str, num_children: int) -> None:
+    with serving(str(tiny_llama), "--name", "tiny", "--threads", "1", "--engine", place) as (process, url, _):
+        assert httpx2.get(f"{url}/ready").json()["models"] == ["tiny"]
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        assert sum(len((task / "children").read_text().split()) for task in tasks) == num_children
+
+
 def test_other_machines_need_a_key(glm: Any) -> None:
     with pytest.raises(ConfigError, match="nobody has one"):
         glm("serve", "--host", "0.0.0.0")

@@ -75,6 +75,11 @@ def make_badly() -> Hosted:
     raise ConfigError("the context length is set to 9; this model takes 8. Lower it.")
 
 
+def hang_while_loading() -> Hosted:
+    threading.Event().wait()
+    raise AssertionError
+
+
 def die_while_loading() -> Hosted:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError

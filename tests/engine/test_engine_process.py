@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -226,6 +227,17 @@ def test_a_process_that_dies_while_it_loads_for_the_first_time_is_an_error():
     with pytest.raises(EngineError, match=r"signal 9 \(Killed\) while it loaded the model"):
         engine.wait_until_ready()
     engine.close()
+
+
+def test_closing_does_not_wait_for_a_model_to_be_loaded():
+    engine = EngineProcess("tests.engine.process_children:hang_while_loading", {})
+    while engine.pid is None:
+        time.sleep(0.001)
+    pid = engine.pid
+    engine.close()
+    assert is_gone(pid)
+    with pytest.raises(EngineError, match="closed"):
+        engine.wait_until_ready()
 
 
 async def test_closing_ends_the_process_and_what_was_running(tmp_path: Path):

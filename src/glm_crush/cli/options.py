@@ -17,6 +17,8 @@ __all__ = [
     "ContextPolicy",
     "ContextPolicyOption",
     "DraftModelOption",
+    "EngineOption",
+    "EnginePlace",
     "JsonOption",
     "KvDtype",
     "KvDtypeOption",
@@ -52,6 +54,13 @@ class ContextPolicy(StrEnum):
     summarise = "summarise"
 
 
+class EnginePlace(StrEnum):
+    """Where a server's engine runs."""
+
+    process = "process"
+    in_process = "in-process"
+
+
 class KvDtype(StrEnum):
     """Types of the KV cache."""
 
@@ -85,6 +94,9 @@ WeightFormatOption = Annotated[
 ContextPolicyOption = Annotated[
     ContextPolicy | None,
     typer.Option("--context-policy", help="What becomes of a conversation that is too long; default: refuse."),
+]
+EngineOption = Annotated[
+    EnginePlace | None, typer.Option("--engine", help="Where the engine runs: a process of its own, or this one.")
 ]
 KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache; default: bf16.")]
 DraftModelOption = Annotated[

@@ -256,6 +256,8 @@ class Supervisor:
 
     def _end(self, why: EngineError, load_error: GlmError | None = None) -> None:
         """Nothing is answered from here on."""
+        # One that is still loading would not hear of it before it has loaded.
+        patience_seconds = _CLOSE_SECONDS if self.is_running else 0.0
         self.is_running = False
         mail = self.mailbox.shut(why)
         for request in mail.arrivals:
@@ -267,5 +269,5 @@ class Supervisor:
             self.first_start.set_exception(load_error or why)
         if self._child is not None:
             self._child.send(Close())
-            self._child.end(_CLOSE_SECONDS)
+            self._child.end(patience_seconds)
         self.pid = None
