@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,6 +35,7 @@ def postgres_server() -> Iterator[Any]:
                 server.psql(f"ALTER SYSTEM SET {setting} = off;")
             server.psql("SELECT pg_reload_conf();")
             yield server
+        atexit.unregister(server._cleanup)  # it has been called; again, it would make its folder anew
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
