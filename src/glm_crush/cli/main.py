@@ -18,6 +18,7 @@ from glm_crush.cli import (
     keys,
     list_models,
     mcp,
+    merge,
     perplexity,
     pull,
     quantize,
@@ -98,6 +99,7 @@ app.command("show", rich_help_panel=_MODELS)(show.show)
 app.command("cp", rich_help_panel=_MODELS)(cp.cp)
 app.command("rm", rich_help_panel=_MODELS)(rm.rm)
 app.command("quantize", rich_help_panel=_MODELS)(quantize.quantize)
+app.command("merge", rich_help_panel=_MODELS)(merge.merge)
 app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
 app.command("bench", rich_help_panel=_MEASURE)(bench.bench)
 app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
