@@ -62,11 +62,11 @@ def test_what_one_server_takes_the_other_finds_taken(redis_url: str) -> None:
 
 def test_what_is_settled_in_one_server_is_there_for_the_other(redis_url: str) -> None:
     async def scenario(one: RedisLimits, other: RedisLimits) -> None:
-        await one.take("key_a", [rate(60), slots(), slots(0), budget(100)])
-        one.settle("key_a", [rate(-60), slots(-1), budget(-99)])
+        await one.take("key_a", [rate(60), slots(limit=1), budget(100)])
+        one.settle("key_a", [rate(-60), slots(-1, limit=1), budget(-99)])
         await one.close()
-        states = await other.take("key_a", [rate(60), budget(99)])
-        assert [state.remaining for state in states] == [0, 0]
+        states = await other.take("key_a", [rate(60), slots(limit=1), budget(99)])
+        assert [state.remaining for state in states] == [0, 0, 0]
 
     with_two(redis_url, scenario)
 
