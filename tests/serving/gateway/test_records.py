@@ -198,6 +198,42 @@ def test_what_the_database_does_not_take_is_kept_and_tried_again() -> None:
     assert [entry.request_id for entry in taken] == ["req_1", "req_2"]
 
 
+def test_a_flush_waits_for_what_another_one_is_writing() -> None:
+    ledger, written = Ledger(), []
+
+    class Accounts:
+        def __init__(self) -> None:
+            self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+        async def write(self, entries: list[AuditEntry], _: Any) -> None:
+            self.begun.set()
+            await self.may_end.wait()
+            written.extend(entries)
+
+    class Keys:
+        async def touch(self, _: Any) -> None:
+            pass
+
+    async def scenario() -> None:
+        accounts = Accounts()
+
+        async def stores() -> Any:
+            return Keys(), accounts
+
+        recorder = Recorder(ledger, KeyRing(), stores, audit_days=None, now=lambda: 0.0)
+        ledger.record(ENTRY)
+        first = asyncio.create_task(recorder.flush())
+        await accounts.begun.wait()
+        second = asyncio.create_task(recorder.flush())
+        await asyncio.sleep(0)
+        accounts.may_end.set()
+        await second
+        assert written == [ENTRY]
+        await first
+
+    asyncio.run(scenario())
+
+
 def test_a_full_ledger_refuses_work_that_could_not_be_recorded() -> None:
     ledger = Ledger(most_pending=2)
     ledger.record(ENTRY)

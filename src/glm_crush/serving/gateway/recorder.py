@@ -56,6 +56,7 @@ class Recorder:
         self._now = now
         self._pruned_at = now()
         self._stopping = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -71,6 +72,10 @@ class Recorder:
 
     async def flush(self) -> None:
         """Write what there is now. Raises StorageError; nothing is lost then."""
+        async with self._writing:  # what another call has begun to write is written when this one returns
+            await self._flush()
+
+    async def _flush(self) -> None:
         entries, usage = self._ledger.drain()
         last_used = self._ring.drain_last_used()
         if not entries and not usage and not last_used:
