@@ -55,6 +55,7 @@ class Ours:
     model: Path
     weight_format: str
     threads: int
+    kv_dtype: str = "bf16"
 
     def __call__(self, task: Task) -> float:
         """Tokens a second of one run of `glm bench`."""
@@ -65,6 +66,7 @@ class Ours:
             "--repeat": INNER_REPEAT,
             "--threads": self.threads,
             "--weight-format": self.weight_format,
+            "--kv-dtype": self.kv_dtype,
         }
         result = glm_bench(self.model, *(str(part) for pair in options.items() for part in pair))
         side = "prefill" if task.prompt_tokens else "decode"
@@ -72,7 +74,7 @@ class Ours:
 
     def __str__(self) -> str:
         """Its name in the tables."""
-        return f"glm-crush {self.weight_format}"
+        return f"glm-crush {self.weight_format}" + (f", cache {self.kv_dtype}" if self.kv_dtype != "bf16" else "")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Llama:
     model: Path
     threads: int
     flash_attention: str = "auto"
+    cache_type: str = "f16"
 
     def __call__(self, task: Task) -> float:
         """Tokens a second of one run of llama-bench."""
@@ -92,6 +95,8 @@ class Llama:
             "-d": task.depth,
             "-t": self.threads,
             "-fa": self.flash_attention,
+            "-ctk": self.cache_type,
+            "-ctv": self.cache_type,
             "-r": INNER_REPEAT,
             "-o": "json",
         }
@@ -101,12 +106,13 @@ class Llama:
 
     def settings(self) -> list[Llama]:
         """Itself in the settings worth trying."""
-        return [replace(self, flash_attention=value) for value in ("off", "on")]
+        values = [replace(self, flash_attention=value) for value in ("off", "on")]
+        return [*values, replace(self, flash_attention="on", cache_type="q8_0")]  # it quantises with flash attention only
 
     def __str__(self) -> str:
         """Its name in the tables."""
         quant = self.model.stem.rsplit("-", 1)[-1]
-        return f"llama.cpp {quant} (fa {self.flash_attention})"
+        return f"llama.cpp {quant} (fa {self.flash_attention}, cache {self.cache_type})"
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ SHAPES: dict[str, Config] = {
     },
 }
 
+BYTES_PER_CACHED = {"bf16": 2.0, "int8": 1 + 2 / 64}
 BITS_PER_WEIGHT = {"q4": 4.5, "q8": 8.5, "bf16": 16.0, "f32": 32.0}
 
 
@@ -94,13 +95,13 @@ class Cost:
     """Weights of the layers that one token multiplies (routed experts: only those chosen)."""
     head_weights: int
     """Weights of the output projection."""
-    cache_bytes_per_position: int
-    """Bytes of bfloat16 keys and values that one position of context adds to a decode step."""
+    cache_numbers_per_position: int
+    """Keys and values that one position of context adds to a decode step."""
 
-    def decode_bytes(self, weight_format: str, depth: int) -> float:
+    def decode_bytes(self, weight_format: str, depth: int, kv_dtype: str = "bf16") -> float:
         """Bytes that a decode step of one stream must read from memory."""
         weights = (self.layer_weights + self.head_weights) * BITS_PER_WEIGHT[weight_format] / 8
-        return weights + self.cache_bytes_per_position * depth
+        return weights + self.cache_numbers_per_position * BYTES_PER_CACHED[kv_dtype] * depth
 
     def prefill_operations(self) -> float:
         """Multiplications and additions of the matrix products for one prompt token (attention not counted)."""
@@ -119,4 +120,4 @@ def cost(shape: str) -> Cost:
     if sparse:
         experts = c["num_experts_per_tok"] + c["n_shared_experts"]
         weights += sparse * 3 * hidden * c["moe_intermediate_size"] * experts
-    return Cost(weights, hidden * c["vocab_size"], layers * 2 * key_value * 2)
+    return Cost(weights, hidden * c["vocab_size"], layers * 2 * key_value)
