@@ -65,23 +65,7 @@ def serve(
 
     Ctrl-C stops: running requests may finish first.
     """
-    from glm_crush.cli.console import standard_error
-    from glm_crush.cli.encoders import serve_encoders
-    from glm_crush.cli.models import find_model, load_packed, open_store
-    from glm_crush.serving.app import create_app
-    from glm_crush.serving.gateway.exposure import check_exposure
-    from glm_crush.serving.grpc.part import GrpcPart
-    from glm_crush.serving.local_model import serve_loaded_model
-    from glm_crush.serving.mcp.part import McpPart
-    from glm_crush.serving.model_alias import ModelAliases
-    from glm_crush.serving.observability.logs import configure_logs
-    from glm_crush.serving.observability.part import Observability
-    from glm_crush.serving.part import ServerPart
-    from glm_crush.serving.response_cache.part import ResponseCache
-    from glm_crush.serving.served_models import ServedModels
-    from glm_crush.serving.server import bind, run_server, server_url
-    from glm_crush.serving.websocket.part import WebSocketPart
-    from glm_crush.storage.lazy import LazyDatabase
+    from glm_crush.engine.process.spawned_child import SpawnedChild
 
     settings = settings_from(
         ctx,
@@ -104,17 +88,42 @@ def serve(
         encoders__embedding_model=embedding_model,
         encoders__reranker_model=reranker,
     )
-    check_exposure(settings)
-    configure_logs(settings.api.log_level, settings.observability.log_format)
-    wanted = model or settings.model.name
-    with ExitStack() as listening:
-        bound = listening.enter_context(bind(settings.api))
+    with ExitStack() as held:
+        spawned = None
+        if settings.api.engine_process:
+            # First of all: the engine's process imports while this one does.
+            spawned = SpawnedChild(preload="glm_crush.engine.build")
+            held.callback(spawned.discard)
+        from glm_crush.cli.console import standard_error
+        from glm_crush.cli.encoders import serve_encoders
+        from glm_crush.cli.models import find_model, load_packed, open_store
+        from glm_crush.serving.app import create_app
+        from glm_crush.serving.gateway.exposure import check_exposure
+        from glm_crush.serving.grpc.part import GrpcPart
+        from glm_crush.serving.local_model import serve_loaded_model
+        from glm_crush.serving.mcp.part import McpPart
+        from glm_crush.serving.model_alias import ModelAliases
+        from glm_crush.serving.observability.logs import configure_logs
+        from glm_crush.serving.observability.part import Observability
+        from glm_crush.serving.part import ServerPart
+        from glm_crush.serving.response_cache.part import ResponseCache
+        from glm_crush.serving.served_models import ServedModels
+        from glm_crush.serving.server import bind, run_server, server_url
+        from glm_crush.serving.websocket.part import WebSocketPart
+        from glm_crush.storage.lazy import LazyDatabase
+
+        check_exposure(settings)
+        configure_logs(settings.api.log_level, settings.observability.log_format)
+        wanted = model or settings.model.name
+        bound = held.enter_context(bind(settings.api))
         second = settings.api.ollama_port
-        also = [] if second is None else [listening.enter_context(bind(settings.api, second))]
+        also = [] if second is None else [held.enter_context(bind(settings.api, second))]
         loaded = load_packed(settings, find_model(settings, wanted))
         served, engine = None, None
         if loaded.compiled.readout.task == "generate":
-            served, engine = serve_loaded_model(name or wanted, loaded, settings)
+            served, engine = serve_loaded_model(name or wanted, loaded, settings, spawned=spawned)
+        elif spawned is not None:
+            spawned.discard()
 
         def grpc_ready(port: int) -> None:
             standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)

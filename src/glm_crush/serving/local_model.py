@@ -14,6 +14,7 @@ from glm_crush.config import Settings
 from glm_crush.engine.machine import release_free_memory
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
 from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
+from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.sampling_defaults import sampling_defaults
 from glm_crush.models.loader import LoadedModel
 from glm_crush.serving.model_details import ModelDetails
@@ -27,7 +28,12 @@ __all__ = ["serve_loaded_model"]
 
 
 def serve_loaded_model(
-    name: str, loaded: LoadedModel, settings: Settings, *, make_executor: MakeExecutor | None = None
+    name: str,
+    loaded: LoadedModel,
+    settings: Settings,
+    *,
+    make_executor: MakeExecutor | None = None,
+    spawned: SpawnedChild | None = None,
 ) -> tuple[ServedModel, AsyncEngine | EngineProcess]:
     """Start an engine for a loaded model, in a process of its own or in a thread; the caller closes the engine.
 
@@ -36,6 +42,7 @@ def serve_loaded_model(
         loaded: the model, its weights mapped.
         settings: engine, context, and where the engine runs.
         make_executor: what runs the model, in this process; None = the native executor.
+        spawned: the process for the engine, where it has been started; taken over if it is used.
 
     Raises:
         ConfigError: settings, model and memory do not go together.
@@ -44,7 +51,7 @@ def serve_loaded_model(
     engine: AsyncEngine | EngineProcess
     grammars: Grammars
     if settings.api.engine_process and make_executor is None:
-        engine = grammars = _start_engine_process(loaded, settings)
+        engine = grammars = _start_engine_process(loaded, settings, spawned)
         codec, replies = _codec(loaded)  # meanwhile the child loads the model too
         max_context = _context_of(engine)
         release_free_memory()  # what loading took for a moment
@@ -80,7 +87,7 @@ def serve_loaded_model(
     return model, engine
 
 
-def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProcess:
+def _start_engine_process(loaded: LoadedModel, settings: Settings, spawned: SpawnedChild | None) -> EngineProcess:
     """A child that maps the same packed file; it may not be ready yet."""
     api = settings.api
     draft = _draft_model(settings)
@@ -98,6 +105,7 @@ def _start_engine_process(loaded: LoadedModel, settings: Settings) -> EngineProc
             wait_seconds=api.engine_wait_seconds,
             max_restarts_per_minute=api.engine_restarts_per_minute,
         ),
+        spawned=spawned,
     )
 
 

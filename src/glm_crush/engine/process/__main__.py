@@ -1,4 +1,4 @@
-"""`python -m glm_crush.engine.process FD`: the child. Started by `ChildProcess` only.
+"""`python -m glm_crush.engine.process FD [MODULE]`: the child. Started by `SpawnedChild` only.
 
 It cannot outlive its parent: the kernel kills it when the thread that started it is gone, and the socket's end tells
 it so where there is no such service. Ctrl-C and SIGTERM, which terminals and service managers send to whole groups,
@@ -12,6 +12,7 @@ import faulthandler
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -34,6 +35,8 @@ def main() -> int:
     # Imported once the parent's death would be noticed.
     from glm_crush.engine.process.host import EngineHost
 
+    for module in sys.argv[2:]:
+        import_module(module)
     return EngineHost(link).run()
 
 

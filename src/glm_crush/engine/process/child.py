@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
+from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.process.wire import FrameReader, FromChild, FromParent, decode_from_child, encode
 
 __all__ = ["ChildGoneError", "ChildProcess"]
 
-# Some steps of many clients: beyond this the child waits for the parent to read.
-_BUFFER_BYTES = 2**20
 _READ_BYTES = 2**20
 
 
@@ -24,14 +21,10 @@ class ChildGoneError(Exception):
 class ChildProcess:
     """One child process and the parent's end of its socket pair, which never blocks."""
 
-    def __init__(self) -> None:
-        self.link, theirs = socket.socketpair()
-        with theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            # -P: what lies in the working folder is not imported in place of the real modules.
-            command = [sys.executable, "-P", "-m", "glm_crush.engine.process", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-        self.link.setblocking(False)
+    def __init__(self, spawned: SpawnedChild | None = None) -> None:
+        spawned = spawned or SpawnedChild()
+        spawned.taken = True
+        self.link, self._process = spawned.link, spawned.process
         self._reader = FrameReader()
         self._unsent = bytearray()
 

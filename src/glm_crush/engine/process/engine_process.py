@@ -19,6 +19,7 @@ from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.metrics import EngineMetrics, sum_of_metrics
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.process.open_request import OpenRequest
+from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.process.supervisor import Supervision, Supervisor
 from glm_crush.engine.process.wire import Start, Submit
 from glm_crush.engine.stream import TokenStream
@@ -36,7 +37,7 @@ class EngineProcess:
     Args:
         make: "module:function" that builds a `HostedEngine` in the child, called with `arguments` (plain values).
         max_queue_size: requests that may wait while there is no child; the engine has its own limit.
-        supervision: None = the defaults.
+        supervision: None = the defaults. spawned: the first child, where it has been started; taken over.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class EngineProcess:
         *,
         max_queue_size: int = 512,
         supervision: Supervision | None = None,
+        spawned: SpawnedChild | None = None,
     ) -> None:
         self._supervision = supervision or Supervision()
         self._max_queue_size = max_queue_size
-        self._supervisor = Supervisor(Start(make, dict(arguments)), self._supervision)
+        self._supervisor = Supervisor(Start(make, dict(arguments)), self._supervision, spawned)
         close_at_exit(self)
 
     def wait_until_ready(self) -> CachePlan:

@@ -22,6 +22,7 @@ from glm_crush.engine.process.mailbox import GrammarCheck, Mailbox
 from glm_crush.engine.process.open_request import OpenRequest
 from glm_crush.engine.process.open_requests import OpenRequests
 from glm_crush.engine.process.restarts import RestartPolicy
+from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.process.wire import (
     Abort,
     Checked,
@@ -73,7 +74,14 @@ class Supervisor:
             there is none. num_unsent: requests that no child has.
     """
 
-    def __init__(self, start: Start, supervision: Supervision, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        start: Start,
+        supervision: Supervision,
+        spawned: SpawnedChild | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.mailbox = Mailbox()
         self.first_start: Future[CachePlan] = Future()
         self.status = Status(0, 0, 0.0, EngineMetrics())
@@ -83,6 +91,7 @@ class Supervisor:
         self.is_running = False
         self.next_start: float | None = None
         self._start = start
+        self._spawned = spawned
         self._supervision = supervision
         self._clock = clock
         self._policy = RestartPolicy(max_per_minute=supervision.max_restarts_per_minute)
@@ -184,7 +193,8 @@ class Supervisor:
 
     def _start_child(self) -> None:
         self.next_start = None
-        self._child = child = ChildProcess()
+        self._child = child = ChildProcess(self._spawned)
+        self._spawned = None
         self.pid, self._last_heard = child.pid, self._clock()
         child.send(self._start)
 
