@@ -1,7 +1,8 @@
 """N1: decode of one stream, SmolLM2-135M, against llama.cpp's fastest format.
 
 128 tokens from an empty cache and 32 tokens behind 4,096 (with a bfloat16 and with an int8 cache), 4-bit against Q4_0
-and 8-bit against Q8_0. Both engines read the same GGUF file; llama.cpp may take its f16 or its q8_0 cache for every figure. The limit is memory bandwidth over the bytes a token must read.
+and 8-bit against Q8_0. Both engines read the same GGUF file; llama.cpp takes the faster of its f16 and q8_0 caches. The
+limit is memory bandwidth over the bytes a token must read.
 """
 
 from __future__ import annotations

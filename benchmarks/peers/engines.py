@@ -107,7 +107,8 @@ class Llama:
     def settings(self) -> list[Llama]:
         """Itself in the settings worth trying."""
         values = [replace(self, flash_attention=value) for value in ("off", "on")]
-        return [*values, replace(self, flash_attention="on", cache_type="q8_0")]  # it quantises with flash attention only
+        # It quantises the cache with flash attention only.
+        return [*values, replace(self, flash_attention="on", cache_type="q8_0")]
 
     def __str__(self) -> str:
         """Its name in the tables."""
