@@ -94,7 +94,7 @@ def _stored_type(tensor: SourceTensor) -> str:
 
 
 def _nbytes(tensor: SourceTensor, dtype: str) -> int:
-    return math.prod(tensor.shape) * _STORED[dtype].itemsize
+    return int(math.prod(tensor.shape) * _STORED[dtype].itemsize)
 
 
 def _header(checkpoint: Checkpoint, names: list[str], dtypes: Mapping[str, str]) -> bytes:
