@@ -28,6 +28,7 @@ LANGUAGES = ("python", "sh", "console")
 REASONS = {
     "network": "fetches something from another machine",
     "checkout": "builds, tests or measures the checkout itself; CI runs `make check` and `make test`",
+    "elsewhere": "needs root, a container engine or a cluster; tests/test_deploy.py checks the files",
     "until stopped": "serves or waits for a person at a terminal; tests/cli runs the verb",
 }
 

@@ -152,5 +152,5 @@ def test_a_block_table_that_ends_too_early_is_refused() -> None:
 
 
 def test_an_unknown_cache_type_is_refused() -> None:
-    with pytest.raises(KernelError, match="kv_dtype is 'int3'; choose f32 or bf16"):
+    with pytest.raises(KernelError, match="kv_dtype is 'int3'; choose bf16, int8, f32"):
         executor(ATTEND, TABLE | IDENTITY, caches=1, kv_dtype="int3")

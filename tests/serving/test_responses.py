@@ -316,6 +316,8 @@ def test_truncation_leaves_out_the_oldest_turns_only_where_it_is_wanted(client: 
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": ["f"]}}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": ["f"]}]}}, "tool_choice"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"truncation": "soon"}, "truncation"),

@@ -175,16 +175,23 @@ def _choice(
 ) -> tuple[str, Mapping[str, ToolSchema]]:
     """The choice, and the tools that may be called."""
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
-        names = [tool.get("name") for tool in choice.get("tools") or () if isinstance(tool, Mapping)]
+        tools = choice.get("tools")
+        named = [tool.get("name") for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+        names = [name for name in named if isinstance(name, str)]
         mode = choice.get("mode", "auto")
-        if not names or any(name not in schemas for name in names) or mode not in ("auto", "required"):
+        if (
+            not names
+            or len(names) != len(named)
+            or any(name not in schemas for name in names)
+            or mode not in ("auto", "required")
+        ):
             raise _wrong_choice(choice, schemas)
         return str(mode), {name: tool for name, tool in schemas.items() if name in names}
     if isinstance(choice, Mapping):
         name = choice.get("name")
-        if choice.get("type") != "function" or name not in schemas:
+        if choice.get("type") != "function" or not isinstance(name, str) or name not in schemas:
             raise _wrong_choice(choice, schemas)
-        return str(name), schemas
+        return name, schemas
     if choice is None or choice == "auto":
         return ("auto" if schemas else "none"), schemas
     if choice == "none" or (choice == "required" and schemas):
