@@ -308,6 +308,21 @@ class PyExecutor {
     executor_->copy_blocks({sources.data(), sources.size()}, {targets.data(), targets.size()});
   }
 
+  // parts: (operation, a [rank, columns], b [rows, rank]), float32; copied.
+  void load_adapter(int slot, nb::list parts) {
+    std::vector<AdapterPart> read;
+    std::vector<Table<float>> keep;
+    for (nb::handle part : parts) {
+      const auto a = keep.emplace_back(nb::cast<Table<float>>(part[1])), b = keep.emplace_back(nb::cast<Table<float>>(part[2]));
+      if (a.shape(0) != b.shape(1)) throw std::invalid_argument("an adapter's matrices differ in rank");
+      read.push_back({nb::cast<size_t>(part[0]), static_cast<int>(a.shape(0)), static_cast<int>(b.shape(0)), static_cast<int>(a.shape(1)), a.data(), b.data()});
+    }
+    nb::gil_scoped_release release;
+    executor_->load_adapter(slot, read);
+  }
+
+  void unload_adapter(int slot) { executor_->unload_adapter(slot); }
+
   void read_hidden(Logits out) const { executor_->read_hidden(out.shape(0), out.shape(1), out.data()); }
   void write_hidden(Table<float> values) { executor_->write_hidden(values.shape(0), values.shape(1), values.data()); }
 
@@ -329,6 +344,7 @@ class PyExecutor {
     b.context_lens = span("context_lens");
     b.logit_rows = span("logit_rows");
     if (!nb::object(batch.attr("token_types")).is_none()) b.token_types = span("token_types");
+    if (!nb::object(batch.attr("adapter_ids")).is_none()) b.adapter_ids = span("adapter_ids");
     nb::object tables = batch.attr("block_tables");
     keep.push_back(tables);
     auto table = nb::cast<Table<int32_t>>(tables);
@@ -358,6 +374,8 @@ void bind_executor(nb::module_& m) {
       .def("decode", &PyExecutor::decode, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch"), nb::arg("drawn"))
       .def("read_hidden", &PyExecutor::read_hidden, nb::arg("out"))
       .def("write_hidden", &PyExecutor::write_hidden, nb::arg("values"))
+      .def("load_adapter", &PyExecutor::load_adapter, nb::arg("slot"), nb::arg("parts"))
+      .def("unload_adapter", &PyExecutor::unload_adapter, nb::arg("slot"))
       .def("copy_blocks", &PyExecutor::copy_blocks, nb::arg("sources"), nb::arg("targets"))
       .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
       .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })

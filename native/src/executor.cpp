@@ -180,6 +180,7 @@ void Executor::check(const Batch& b, size_t num_rows) const {
     }
   }
   check_encoder(b);
+  check_adapters(b);
   for (int row : b.logit_rows) {
     if (row < 0 || row >= static_cast<int>(tokens)) refuse("logit_rows names row " + number(row) + " of " + number(tokens));
   }
@@ -246,7 +247,7 @@ void Executor::forward(const Batch& batch, float* logits, std::span<const Sample
   const auto& wanted = batch.logit_rows;
   const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
   const bool keeps = !pools_ && ascending && wanted.size() < batch.token_ids.size();
-  Step step{step_.number + 1, batch, logits, rows, sampled, keeps, plan_attention(batch)};
+  Step step{step_.number + 1, batch, logits, rows, sampled, keeps, plan_attention(batch), plan_adapters(batch, keeps)};
   {
     const std::lock_guard lock(step_mutex_);
     step_ = step;

@@ -52,8 +52,8 @@ Rows StepRunner::with_columns(Rows rows, int cols) {
   return rows;
 }
 
-template <typename PrepareRow>
-void StepRunner::matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row) {
+template <typename PrepareRow, typename Before>
+void StepRunner::matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row, Before&& before) {
   const auto kernel = kernels.matmul[static_cast<int>(weight.format)];
   args.panels = weight.data;
   args.cols = weight.cols;
@@ -70,6 +70,7 @@ void StepRunner::matmul(MatmulArgs args, const Matrix& weight, int num_rows, Pre
     prepared = true;
     args.panel_begin = 2 * begin;
     args.panel_end = 2 * end;
+    before(args.panel_begin, args.panel_end);
     kernel(args);
   });
 }
@@ -109,8 +110,17 @@ void StepRunner::execute(const LinearOp& op) {
   args.out_columns = op.out.width;
   args.bias = op.bias;
   args.epilogue = op.epilogue;
+  const AdapterRows* adapted = adapted_rows();
+  if (adapted) {
+    adapter_down(op, *adapted);
+    args.addends = step.adapters->scratch->deltas.data();
+    args.addend_stride = step.adapters->scratch->delta_stride;
+    args.addend_rows = adapted->row_of_token[op_index].data();
+  }
   matmul(args, op.weight, tokens, [&](const Rows& rows, int t) {
     prepare(normalised(row(op.input, t), op.norm, op.input.width), op.input.width, rows, t);
+  }, [&](int panel_begin, int panel_end) {
+    if (adapted) adapter_up(*adapted, panel_begin, panel_end);
   });
 }
 
@@ -168,7 +178,7 @@ void StepRunner::execute(const LogitsOp& op) {
   matmul(args, op.weight, rows, [&](const Rows& prepared, int r) {
     const int token = only_logit_rows ? r : batch.logit_rows[static_cast<size_t>(r)];
     prepare(normalised(row(op.input, token), op.norm, op.input.width), op.input.width, prepared, r);
-  });
+  }, [](int, int) {});
   if (op.scale == 1.0f && op.softcap == 0.0f) return;
   share_out(rows, kEvenParts, [&](int begin, int end) {
     for (size_t i = static_cast<size_t>(begin) * args.out_stride; i < static_cast<size_t>(end) * args.out_stride; ++i) {

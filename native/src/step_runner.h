@@ -73,8 +73,9 @@ class StepRunner {
   static Rows with_columns(Rows rows, int cols);
   // A product with all panels of `weight`. `prepare_row(rows, r)` fills prepared row r; when there is only one, each thread
   // that takes part prepares it for itself, which is cheaper than a phase of its own.
-  template <typename PrepareRow>
-  void matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row);
+  // `before(panel_begin, panel_end)` is called by whoever computes these panels, just before.
+  template <typename PrepareRow, typename Before>
+  void matmul(MatmulArgs args, const Matrix& weight, int num_rows, PrepareRow&& prepare_row, Before&& before);
 
   void execute(const EmbedOp& op);
   void execute(const RmsNormOp& op);
@@ -85,6 +86,11 @@ class StepRunner {
   void execute(const AttentionOp& op);
   void execute(const MoeOp& op);
   void execute(const LogitsOp& op);
+
+  // adapters.cpp
+  const AdapterRows* adapted_rows() const;
+  void adapter_down(const LinearOp& op, const AdapterRows& rows);
+  void adapter_up(const AdapterRows& rows, int panel_begin, int panel_end);
 
   // ops_encoder.cpp
   void execute(const EmbedPositionsOp& op);

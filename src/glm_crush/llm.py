@@ -125,14 +125,36 @@ class LLM:
         """Counters since the model was loaded."""
         return self._engine.metrics
 
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Read a LoRA adapter, a folder as PEFT writes it; from now on calls may name it.
+
+        Raises:
+            InvalidParameterError: the name is taken.
+            ModelError: the folder is no adapter that is supported, or does not fit this model; says why.
+        """
+        self._engine.load_adapter(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter.
+
+        Raises:
+            InvalidParameterError: there is none of that name, or a call that runs uses it.
+        """
+        self._engine.unload_adapter(name)
+
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: str | None = None,
     ) -> list[RequestOutput]:
         """Complete one prompt or many, which run together.
 
         Args:
             prompts: a text, token ids, or a list of either.
             params: for all prompts, or one for each; None = the model's own.
+            adapter: the loaded adapter that all of them use; None = as `params` say.
 
         Returns: one output per prompt, in order.
 
@@ -147,6 +169,8 @@ class LLM:
             raise InvalidParameterError(
                 f"{len(params)} params for {len(token_ids)} prompts; give one, or one for each", parameter="params"
             )
+        if adapter is not None:
+            params = [replace(each, adapter=adapter) for each in params]
         return self._engine.run(list(zip(token_ids, params, strict=True)))
 
     def beam_search(

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "glm_crush/adapter.h"
 #include "glm_crush/memory.h"
 #include "glm_crush/program.h"
 #include "glm_crush/sampler.h"
@@ -24,6 +25,7 @@ struct Batch {
   int max_blocks = 0;
   std::span<const int32_t> logit_rows;                // [R]
   std::span<const int32_t> token_types;               // [T] or empty
+  std::span<const int32_t> adapter_ids;               // [S] slots, -1: none; or empty: none at all
 };
 
 struct ExecutorOptions {
@@ -32,6 +34,14 @@ struct ExecutorOptions {
   int num_blocks = 1;     // cache blocks of 16 tokens
   CacheType cache_type = CacheType::bf16;
   const KernelTable* kernels = nullptr;
+};
+
+// An adapter's share in one Linear. a: [rank, columns], b: [rows, rank] in the order of the packed rows, scale multiplied in.
+struct AdapterPart {
+  size_t op;
+  int rank, rows, columns;
+  const float* a;
+  const float* b;
 };
 
 // Some query rows of one sequence and one kv head that attend together.
@@ -63,6 +73,7 @@ struct Step {
   // comes late walks on after its end, when the caller's arrays may be gone, and must count phases as the others did.
   bool keeps_logit_rows = false;
   std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads, causal)
+  std::shared_ptr<const AdapterPlan> adapters;              // null: no row uses one
 };
 
 class Executor {
@@ -80,6 +91,10 @@ class Executor {
 
   // Copies whole cache blocks of every layer, in order. Throws std::invalid_argument when a block does not exist.
   void copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets);
+
+  // Puts an adapter into a slot, in the place of what was there. The matrices are copied. Throws std::invalid_argument.
+  void load_adapter(int slot, std::span<const AdapterPart> parts);
+  void unload_adapter(int slot);
 
   // The residual stream of the last step's first `rows` tokens, for a program that keeps it. out: [rows, hidden], written.
   void read_hidden(size_t rows, size_t width, float* out) const;
@@ -112,6 +127,8 @@ class Executor {
   void check(const Batch& batch, size_t num_rows) const;
   void check_hidden(size_t rows, size_t width, int buffer) const;
   void check_encoder(const Batch& batch) const;
+  void check_adapters(const Batch& batch) const;
+  std::shared_ptr<const AdapterPlan> plan_adapters(const Batch& batch, bool keeps_logit_rows) const;
   void walk(int thread, uint32_t number);
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
   void plan_tiles(const Batch& batch, TilePlan& plan) const;
@@ -143,6 +160,8 @@ class Executor {
   std::vector<float> expert_weights_, slot_weight_;
   std::vector<float> moe_hidden_;        // [max_tokens * top_k, intermediate]
   Rows moe_rows_;
+  std::vector<std::shared_ptr<const Adapter>> adapters_;  // by slot, null: free
+  std::shared_ptr<AdapterScratch> adapter_scratch_;
   std::deque<Phase> phases_;  // kPhasesPerOp for each operation, then those of sampling
   std::mutex step_mutex_;  // guards step_ while a step begins
   Step step_;

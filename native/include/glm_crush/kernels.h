@@ -33,7 +33,7 @@ constexpr size_t panel_bytes(Format format, int cols) {
     case Format::q8g: return blocks * 1088;
     case Format::q8: return 64 + blocks * 1024;
     case Format::bf16: return blocks * 2048;
-    case Format::f32: return blocks * 4096;
+    case Format::f32: return static_cast<size_t>(cols) * 64;  // whole blocks in weights; adapters have fewer columns
   }
   return 0;
 }
@@ -72,6 +72,10 @@ struct MatmulArgs {
   size_t out_stride = 0;
   const float* bias = nullptr;  // [out_columns] or null; not with gated epilogues
   Epilogue epilogue = Epilogue::store;
+  // LoRA: row addend_rows[t] (-1: nothing) of addends is added to the sums of token t, 16 a panel, before all of the above.
+  const float* addends = nullptr;  // null: nothing to any token
+  size_t addend_stride = 0;
+  const int32_t* addend_rows = nullptr;
 };
 
 // Keys are taken in fixed chunks at multiples of this position; each gives a partial (max, sum, output), and

@@ -69,6 +69,11 @@ GLM_INLINE void finish_tokens(const MatmulArgs& args, int pair, int begin, int t
       low = _mm512_mul_ps(low, _mm512_mul_ps(scale, low_scale));
       high = _mm512_mul_ps(high, _mm512_mul_ps(scale, high_scale));
     }
+    if (args.addends && args.addend_rows[token] >= 0) {
+      const float* addend = args.addends + static_cast<size_t>(args.addend_rows[token]) * args.addend_stride + pair * 2 * kPanelRows;
+      low = _mm512_add_ps(low, _mm512_loadu_ps(addend));
+      high = _mm512_add_ps(high, _mm512_loadu_ps(addend + kPanelRows));
+    }
     float* out = args.out + static_cast<size_t>(args.out_rows ? args.out_rows[token] : token) * args.out_stride + column;
     if (gated) {
       const __m512 act = args.epilogue == Epilogue::silu_gate ? silu_wide(low) : gelu_wide(low);

@@ -28,6 +28,10 @@ inline void write_columns(const float* y, int count, bool add, float* out) {
 
 // `y` holds the 32 sums of pair `pair` for token `token`, activation scale included; it is overwritten.
 inline void finish(const MatmulArgs& args, int pair, int token, float* y) {
+  if (args.addends && args.addend_rows[token] >= 0) {
+    const float* addend = args.addends + static_cast<size_t>(args.addend_rows[token]) * args.addend_stride + pair * 2 * kPanelRows;
+    for (int i = 0; i < 2 * kPanelRows; i += kLanes) store(y + i, load<Floats>(y + i) + load<Floats>(addend + i));
+  }
   float* out = args.out + static_cast<size_t>(args.out_rows ? args.out_rows[token] : token) * args.out_stride;
   if (args.epilogue == Epilogue::silu_gate || args.epilogue == Epilogue::gelu_gate) {
     const bool is_silu = args.epilogue == Epilogue::silu_gate;

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from glm_crush.engine.closing import close_at_exit
@@ -50,7 +52,8 @@ class AsyncEngine:
     def __init__(self, engine: Engine, *, idle_check_seconds: float = 1.0) -> None:
         self._engine = engine
         self._idle_check_seconds = idle_check_seconds
-        self._condition = threading.Condition()  # guards the next four
+        self._condition = threading.Condition()  # guards the next five
+        self._commands: list[tuple[Callable[[], None], Future[None]]] = []  # for between two steps
         self._arrivals: list[_Submission] = []
         self._departures: list[_Submission] = []
         self._failure: EngineError | None = None
@@ -125,6 +128,34 @@ class AsyncEngine:
                     self._departures.append(submission)
                     self._condition.notify()
 
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Make a LoRA adapter known by a name; blocks, so call it from a thread.
+
+        Raises:
+            InvalidParameterError: the name is taken or cannot be one. ModelError: the adapter does not fit the model.
+            EngineError: the engine has stopped.
+        """
+        prepared = self._engine.adapters.prepare(name, path)
+        self._between_steps(lambda: self._engine.adapters.install(prepared))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; blocks for a step.
+
+        Raises:
+            InvalidParameterError: there is none of that name, or requests use it.
+            EngineError: the engine has stopped.
+        """
+        self._between_steps(lambda: self._engine.unload_adapter(name))
+
+    def _between_steps(self, command: Callable[[], None]) -> None:
+        future: Future[None] = Future()
+        with self._condition:
+            if self._failure is not None or self._closing:
+                raise EngineError(str(self._failure or "The engine has been closed."))
+            self._commands.append((command, future))
+            self._condition.notify()
+        future.result()
+
     def close(self) -> None:
         """Stop the thread once its step is done; requests that are not finished end with EngineError."""
         with self._condition:
@@ -167,12 +198,15 @@ class AsyncEngine:
                 woken = self._condition.wait_for(self._has_news, idle_seconds)
                 if self._closing:
                     return False
-                arrivals, departures = self._arrivals[:], self._departures[:]
+                arrivals, departures, commands = self._arrivals[:], self._departures[:], self._commands[:]
+                self._commands.clear()
                 self._arrivals.clear()
                 self._departures.clear()
             if not woken:
                 self._engine.check_integrity()
                 idle_seconds = None  # once is enough until there is work again
+            for command, future in commands:
+                _carry_out(command, future)
             for submission in arrivals:
                 self._add(submission)
             for submission in departures:
@@ -183,7 +217,9 @@ class AsyncEngine:
                 return True
 
     def _has_news(self) -> bool:
-        return bool(self._arrivals or self._departures or self._closing or self._engine.has_unfinished)
+        return bool(
+            self._arrivals or self._departures or self._commands or self._closing or self._engine.has_unfinished
+        )
 
     def _add(self, submission: _Submission) -> None:
         try:
@@ -220,5 +256,18 @@ class AsyncEngine:
             self._failure = failure
             submissions = [*self._submissions.values(), *self._arrivals]
             self._arrivals.clear()
+            commands = self._commands[:]
+            self._commands.clear()
+        for _, future in commands:
+            future.set_exception(failure)
         self._submissions.clear()
         self._deliver([(submission, None, failure) for submission in submissions])
+
+
+def _carry_out(command: Callable[[], None], future: Future[None]) -> None:
+    try:
+        command()
+    except Exception as error:  # noqa: BLE001 - whoever asked is told
+        future.set_exception(error)
+    else:
+        future.set_result(None)

@@ -18,7 +18,7 @@ from glm_crush.engine.stop import StopStrings
 from glm_crush.errors import ContextLengthError, EngineError, InvalidParameterError
 from glm_crush.types import FinishReason, SamplingParams, TokenLogprobs
 
-__all__ = ["BeamGroup", "check_beams", "most_beam_tokens"]
+__all__ = ["BeamGroup", "check_beams", "most_beam_tokens", "most_tokens"]
 
 
 def most_beam_tokens(num_prompt_tokens: int, width: int, scheduler: Scheduler) -> int:
@@ -186,3 +186,11 @@ class BeamGroup:
         for request, beam in zip(live, beams, strict=True):
             request.token_ids.append(beam.tokens[-1].token_id)
         self._live = live
+
+
+def most_tokens(num_prompt_tokens: int, params: SamplingParams, scheduler: Scheduler) -> int:
+    """The longest reply that fits."""
+    most = scheduler.max_request_tokens - num_prompt_tokens
+    if params.beam_width is not None:
+        most = min(most, most_beam_tokens(num_prompt_tokens, params.beam_width, scheduler))
+    return max(1, most)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from glm_crush.config import CrushSettings
+from glm_crush.engine.adapters import AdapterExecutor, Adapters
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.build_drafter import find_next_token_layer, keeping_hidden, make_draft_model
 from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
@@ -28,6 +29,7 @@ from glm_crush.engine.scheduler import Scheduler, SchedulerLimits
 from glm_crush.engine.speculation import Drafter, Speculation
 from glm_crush.engine.step_budget import StepBudget
 from glm_crush.errors import ConfigError, UnsupportedModelError
+from glm_crush.models.adapter_weights import adapter_parts
 from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 
@@ -113,7 +115,16 @@ def build_engine(
     pool = BlockPool(cache.num_blocks, _BLOCK_SIZE)
     eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
     grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
-    runner = Runner(executor, limits, block_size=_BLOCK_SIZE, vocab_size=vocab_size)
+    runner = Runner(
+        executor,
+        limits,
+        block_size=_BLOCK_SIZE,
+        vocab_size=vocab_size,
+        adapters=Adapters(
+            cast("AdapterExecutor", executor),
+            lambda adapter: adapter_parts(adapter, loaded.compiled, loaded.packed.header.config),
+        ),
+    )
     if drafter is None and draft is not None:
         drafter = make_draft_model(settings, loaded, draft, limits, cache, make_executor)
     elif drafter is None and layer is not None:

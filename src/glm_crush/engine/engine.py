@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from glm_crush.engine.beam_group import BeamGroup, check_beams, most_beam_tokens
+from glm_crush.engine.beam_group import BeamGroup, check_beams, most_tokens
 from glm_crush.engine.deadlines import Deadlines, deadline_error
 from glm_crush.engine.grammar import GrammarCompiler, GrammarState, check_structured
 from glm_crush.engine.metrics import EngineMetrics
@@ -60,6 +60,7 @@ class Engine:
     ) -> None:
         self.metrics = EngineMetrics()
         self.scheduler = scheduler
+        self.adapters = runner.adapters  # installed between two steps
         self._runner = runner
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < runner.vocab_size)
         self._make_detokenizer = make_detokenizer
@@ -191,6 +192,10 @@ class Engine:
         assert self._beams.keys() <= self._requests.keys()
         assert self._replies.keys() <= unfinished
 
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; raises InvalidParameterError while a request uses it, or if there is none."""
+        self.adapters.remove(name, {r.params.adapter for replies in self._requests.values() for r in replies})
+
     def _schedule(self) -> ScheduledBatch:
         most = None if self._step_budget is None else self._step_budget.max_prompt_tokens
         if self._speculation is None:
@@ -229,8 +234,9 @@ class Engine:
             params = replace(params, temperature=0.0)  # what is drawn does not matter
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
-        max_tokens = params.max_tokens or self._most_tokens(len(prompt_token_ids), params)
+        max_tokens = params.max_tokens or most_tokens(len(prompt_token_ids), params, self.scheduler)
         arrival_time = self._clock()
+        adapter = self.adapters.find(params.adapter)
         return [
             Request(
                 request_id,
@@ -244,16 +250,10 @@ class Engine:
                 arrival_time=arrival_time,
                 cache_salt=salt,
                 tenant=tenant,
+                adapter=adapter,
             )
             for index in range(params.beam_width or params.n)
         ]
-
-    def _most_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
-        """The longest reply that fits."""
-        most = self.scheduler.max_request_tokens - num_prompt_tokens
-        if params.beam_width is not None:
-            most = min(most, most_beam_tokens(num_prompt_tokens, params.beam_width, self.scheduler))
-        return max(1, most)
 
     def _check_fits(self, requests: Sequence[Request]) -> None:
         self.scheduler.check(requests)

@@ -24,6 +24,7 @@ class ForwardBatchBuilder:
         self._positions = np.zeros(num_tokens, np.int32)
         self._query_start = np.zeros(num_seqs + 1, np.int32)
         self._context_lens = np.zeros(num_seqs, np.int32)
+        self._adapter_ids = np.zeros(num_seqs, np.int32)
         self._block_tables = np.full((num_seqs, max_blocks), -1, np.int32)
         self._logit_rows = np.zeros(num_tokens + num_seqs, np.int32)  # forks have rows without tokens
         self._all_positions = np.arange(limits.max_context, dtype=np.int32)
@@ -38,6 +39,7 @@ class ForwardBatchBuilder:
         last token and one for each draft. A fork has no tokens and no sequence: its row is that of the request before.
         """
         token = row = num_rows = 0
+        has_adapters = False
         for scheduled in batch.requests:
             request, start, count = scheduled.request, scheduled.start, scheduled.num_tokens
             end = start + count
@@ -66,6 +68,8 @@ class ForwardBatchBuilder:
                     self._logit_rows[num_rows] = logit_row
                     num_rows += 1
             self._context_lens[row] = end
+            self._adapter_ids[row] = request.adapter_slot
+            has_adapters = has_adapters or request.adapter_slot >= 0
             self._set_block_table(row, request.block_table)
             row += 1
             self._query_start[row] = token
@@ -76,6 +80,7 @@ class ForwardBatchBuilder:
             context_lens=self._context_lens[:row],
             block_tables=self._block_tables[:row],
             logit_rows=self._logit_rows[:num_rows],
+            adapter_ids=self._adapter_ids[:row] if has_adapters else None,
         )
 
     def _set_block_table(self, row: int, table: list[int]) -> None:

@@ -10,6 +10,7 @@ hardly ever right (vLLM issue 25993), so there is none. Above: `speculation`. Be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -111,7 +112,7 @@ class NextTokenLayer(Drafter):
             for request, (start, hidden) in unseen.items()
         ]
         batch = ScheduledBatch(tuple(parts))
-        forward_batch = self._forward_batch.build(batch)
+        forward_batch = replace(self._forward_batch.build(batch), adapter_ids=None)  # adapters are the model's alone
         _shift_tokens(forward_batch, parts)
         self._layer.write_hidden(np.concatenate([hidden for _, hidden in unseen.values()]))
         if not lengths:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from glm_crush.engine.prefix_cache import Prefix
 from glm_crush.types import CacheReport, FinishReason, SamplingParams, TokenLogprobs
 
-__all__ = ["Request", "RequestStatus"]
+__all__ = ["LoadedAdapter", "Request", "RequestStatus"]
 
 
 class RequestStatus(Enum):
@@ -23,6 +24,20 @@ class RequestStatus(Enum):
     WAITING = auto()
     RUNNING = auto()
     FINISHED = auto()
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter that requests can use.
+
+    Attributes:
+        slot: what the executor calls it.
+        salt: keeps the computed prompts of its requests apart from all others; follows from its content.
+    """
+
+    name: str
+    slot: int
+    salt: bytes
 
 
 class Request:
@@ -37,6 +52,7 @@ class Request:
         seed: of the random stream, resolved; differs between the replies of one call.
         priority: lower goes first; equal priorities go in order of `arrival`, the replies of one call by `index`.
         tenant: on whose behalf; tenants share the engine fairly.
+        adapter_slot: of its LoRA adapter in the executor; -1 = none.
         num_logprobs: alternatives that are reported with each drawn token; None = nothing, not even its own.
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
@@ -46,6 +62,7 @@ class Request:
     """
 
     __slots__ = (
+        "adapter_slot",
         "arrival",
         "arrival_time",
         "block_table",
@@ -88,6 +105,7 @@ class Request:
         arrival_time: float = 0.0,
         cache_salt: str = "",
         tenant: str = "",
+        adapter: LoadedAdapter | None = None,
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -105,7 +123,8 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.num_logprobs = params.logprobs
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None if params.prompt_logprobs is None else [None]
-        self.prefix = Prefix(cache_salt.encode())
+        self.adapter_slot = -1 if adapter is None else adapter.slot
+        self.prefix = Prefix((b"" if adapter is None else adapter.salt) + cache_salt.encode())
         self.num_cached_tokens = 0
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0

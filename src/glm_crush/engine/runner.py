@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from glm_crush.engine.adapters import Adapters
 from glm_crush.engine.forward_batch import ForwardBatchBuilder
 from glm_crush.engine.request import Request
 from glm_crush.engine.sampler import SampleBatchBuilder
@@ -63,8 +64,17 @@ class StepResult:
 class Runner:
     """Owns the executor and the arrays of a step."""
 
-    def __init__(self, executor: Executor, limits: SchedulerLimits, *, block_size: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        limits: SchedulerLimits,
+        *,
+        block_size: int,
+        vocab_size: int,
+        adapters: Adapters | None = None,
+    ) -> None:
         self.vocab_size = vocab_size
+        self.adapters = adapters or Adapters()
         self._executor = executor
         self._forward_batch = ForwardBatchBuilder(limits, block_size=block_size)
         self._sample_batch = SampleBatchBuilder(vocab_size=vocab_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.engine import Engine
@@ -78,6 +79,19 @@ class SyncEngine:
         with self._lock:
             self._open_engine().check_request(prompt_token_ids, params)
         return self._stream(prompt_token_ids, params)
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Make a LoRA adapter known by a name; see `Adapters`."""
+        with self._lock:
+            adapters = self._open_engine().adapters
+        prepared = adapters.prepare(name, path)
+        with self._lock:
+            self._open_engine().adapters.install(prepared)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; refused while a request uses it."""
+        with self._lock:
+            self._open_engine().unload_adapter(name)
 
     def close(self) -> None:
         """Abort what is running and let go of the engine; a second call does nothing."""

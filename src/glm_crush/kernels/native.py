@@ -6,6 +6,7 @@ the binding; what does not fit raises `KernelError` naming the array, the value 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from glm_crush.errors import KernelError
 from glm_crush.kernels import _native
-from glm_crush.kernels.program import ForwardBatch, Program
+from glm_crush.kernels.program import AdapterPart, ForwardBatch, Program
 from glm_crush.kernels.sampling import SampleBatch, SampleResult
 
 __all__ = ["BLOCK_SIZE", "Executor", "PackedWeights", "sample"]
@@ -165,6 +166,28 @@ class Executor:
         try:
             self._executor.write_hidden(hidden)
         except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+
+    def load_adapter(self, slot: int, parts: Sequence[AdapterPart]) -> None:
+        """Put a LoRA adapter into a slot, in the place of what was there; the matrices are copied.
+
+        Raises:
+            KernelError: a part does not fit its operation.
+        """
+        try:
+            self._executor.load_adapter(slot, [(part.op, part.a, part.b) for part in parts])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empty a slot.
+
+        Raises:
+            KernelError: it is empty.
+        """
+        try:
+            self._executor.unload_adapter(slot)
+        except ValueError as error:
             raise KernelError(str(error)) from error
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:

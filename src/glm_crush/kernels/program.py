@@ -365,6 +365,7 @@ class ForwardBatch:
         block_tables: int32 `[S, max_blocks]`, cache block of each run of `block_size` positions, padded with -1.
         logit_rows: int32 `[R]`, rows of the batch whose logits are wanted.
         token_types: int32 `[T]`, which segment of a pair a token belongs to; None = all to the first.
+        adapter_ids: int32 `[S]`, slot of the LoRA adapter of each sequence, -1 = none; None = no sequence has one.
     """
 
     token_ids: Int32
@@ -374,3 +375,19 @@ class ForwardBatch:
     block_tables: Int32
     logit_rows: Int32
     token_types: Int32 | None = None
+    adapter_ids: Int32 | None = None
+
+
+@dataclass(frozen=True)
+class AdapterPart:
+    """What a LoRA adapter adds to one `Linear`: `b @ (a @ x)` to the product with `x`, before bias and activation.
+
+    Attributes:
+        op: index of the Linear in the program.
+        a: float32 `[rank, cols]`.
+        b: float32 `[rows, rank]`, rows in the order of the packed weight, the adapter's scale multiplied in.
+    """
+
+    op: int
+    a: npt.NDArray[np.float32]
+    b: npt.NDArray[np.float32]

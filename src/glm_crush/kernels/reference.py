@@ -6,11 +6,14 @@ Above: tests, and `make oracle`. Below: `reference_math`, `reference_attention`,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from glm_crush.errors import KernelError
 from glm_crush.kernels.program import (
+    AdapterPart,
     AddNorm,
     Attention,
     CopyHeads,
@@ -76,6 +79,7 @@ class ReferenceExecutor:
         self._weights = weights
         self._hidden = self._input = np.zeros((0, program.hidden_size), np.float32)
         self._quantize = quantize_activations
+        self._adapters: dict[int, dict[int, AdapterPart]] = {}
         self._caches = tuple(
             PagedCache(layer, num_blocks=num_blocks, block_size=block_size, kv_dtype=kv_dtype)
             for layer in program.caches
@@ -89,7 +93,7 @@ class ReferenceExecutor:
         self._hidden = buffers[0]
         result = np.zeros((len(batch.logit_rows), self.program.output_size), np.float32)
         rows = batch.logit_rows
-        for op in self.program.ops:
+        for index, op in enumerate(self.program.ops):
             match op:
                 case Logits():
                     result = self._logits(op, _read(buffers, op.input)[rows])
@@ -100,6 +104,8 @@ class ReferenceExecutor:
                     means = mean_of_sequences(_read(buffers, op.input), batch.query_start)
                     _read(buffers, op.out)[: len(means)] = means
                     rows = np.arange(len(means), dtype=np.int32)
+                case Linear() if batch.adapter_ids is not None:
+                    self._linear(op, buffers, self._adapter_product(index, op, buffers, batch))
                 case _:
                     self._run(op, buffers, batch)
         return result
@@ -111,6 +117,14 @@ class ReferenceExecutor:
     def write_hidden(self, hidden: Float32) -> None:
         """Fills the program's input of hidden states for the next step."""
         self._input = hidden
+
+    def load_adapter(self, slot: int, parts: Sequence[AdapterPart]) -> None:
+        """Puts a LoRA adapter into a slot."""
+        self._adapters[slot] = {part.op: part for part in parts}
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot."""
+        del self._adapters[slot]
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copies whole blocks of the cache, in every layer and in order."""
@@ -155,11 +169,30 @@ class ReferenceExecutor:
             case Logits() | Output() | Pool():
                 raise AssertionError("these change what the rows are; see forward")
 
-    def _linear(self, op: Linear, buffers: list[Float32]) -> None:
+    def _adapter_product(self, index: int, op: Linear, buffers: list[Float32], batch: ForwardBatch) -> Float32 | None:
+        """What adapters add to the rows of one Linear, or None if they add nothing to any."""
+        assert batch.adapter_ids is not None
+        product: Float32 | None = None
+        for sequence, slot in enumerate(batch.adapter_ids.tolist()):
+            part = None if slot < 0 else self._adapters[slot].get(index)
+            if part is None:
+                continue
+            rows = slice(batch.query_start[sequence], batch.query_start[sequence + 1])
+            x = _read(buffers, op.input)[rows]
+            if op.norm is not None:
+                x = self._normed(x, op.norm)
+            if product is None:
+                product = np.zeros((len(batch.token_ids), len(part.b)), np.float32)
+            product[rows] = (x @ part.a.T) @ part.b.T
+        return product
+
+    def _linear(self, op: Linear, buffers: list[Float32], added: Float32 | None = None) -> None:
         x = _read(buffers, op.input)
         if op.norm is not None:
             x = self._normed(x, op.norm)
         y = linear(x, self._weights.linear(op.weight), quantize_activations=self._quantize)
+        if added is not None:
+            y = y + added
         if op.activation in ("silu_gate", "gelu_gate"):
             y = gated_activation(y, op.out.width, op.activation)
         y = y[:, : op.out.width]

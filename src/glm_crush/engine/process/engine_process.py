@@ -12,12 +12,14 @@ import time
 from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.closing import close_at_exit
 from glm_crush.engine.metrics import EngineMetrics, sum_of_metrics
 from glm_crush.engine.output import RequestDelta
+from glm_crush.engine.process.mailbox import AdapterLoad, AdapterUnload
 from glm_crush.engine.process.open_request import OpenRequest
 from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.process.supervisor import Supervision, Supervisor
@@ -29,6 +31,7 @@ from glm_crush.types import SamplingParams, StructuredOutput
 __all__ = ["EngineProcess", "Supervision"]
 
 _GRAMMAR_SECONDS = 60.0
+_ADAPTER_SECONDS = 120.0
 
 
 class EngineProcess:
@@ -140,12 +143,39 @@ class EngineProcess:
             EngineError: the engine has been closed.
         """
         self._check_room()
-        future = self._supervisor.mailbox.check(structured)
+        future = self._supervisor.mailbox.ask(structured)
         try:
             future.result(_GRAMMAR_SECONDS)
         except TimeoutError as error:
             raise OverloadedError(
                 f"the grammar was not compiled within {_GRAMMAR_SECONDS:.0f} s; try again later or make it simpler"
+            ) from error
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Have the child, and every child after it, load a LoRA adapter; blocks, so call it from a thread.
+
+        Raises:
+            InvalidParameterError: the name is taken or cannot be one. ModelError: the adapter does not fit the model.
+            OverloadedError: it was not loaded in time. EngineError: the engine has been closed.
+        """
+        self._await(AdapterLoad(name, str(Path(path).expanduser().absolute())))
+
+    def unload_adapter(self, name: str) -> None:
+        """Have the child forget an adapter; blocks, so call it from a thread.
+
+        Raises:
+            InvalidParameterError: there is none of that name, or requests use it.
+            OverloadedError, EngineError: as `load_adapter`.
+        """
+        self._await(AdapterUnload(name))
+
+    def _await(self, asked: AdapterLoad | AdapterUnload) -> None:
+        self._check_room()
+        try:
+            self._supervisor.mailbox.ask(asked).result(_ADAPTER_SECONDS)
+        except TimeoutError as error:
+            raise OverloadedError(
+                f"the engine did not answer within {_ADAPTER_SECONDS:.0f} s; see what is loaded, then try again"
             ) from error
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Protocol
 
+from glm_crush.engine.adapters import PreparedAdapter
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
@@ -30,12 +31,14 @@ from glm_crush.engine.process.wire import (
     FrameReader,
     FromChild,
     FromParent,
+    LoadAdapter,
     Ready,
     Refused,
     Start,
     Status,
     Step,
     Submit,
+    UnloadAdapter,
     WireError,
     decode_from_parent,
     encode,
@@ -91,6 +94,7 @@ class EngineHost:
         self._compiling: set[str] = set()  # ids of requests whose grammar is not ready
         self._pool: ThreadPoolExecutor | None = None
         self._status_due = 0.0
+        self._adapters: dict[str, str] = {}  # those that the parent starts it with
         self._closing = False
 
     def run(self) -> int:
@@ -100,6 +104,7 @@ class EngineHost:
             if hosted is None:
                 return 1
             self._engine, self._grammars = hosted.engine, hosted.grammars
+            self._load_again()
             self._send(Ready(hosted.cache))
             while self._obey():
                 self._send_step(self._engine.step())
@@ -120,6 +125,7 @@ class EngineHost:
         start = messages[0]
         if not isinstance(start, Start):
             return None  # the parent has changed its mind
+        self._adapters = start.adapters
         module, _, function = start.make.partition(":")
         hosted: HostedEngine = getattr(import_module(module), function)(**start.arguments)
         return hosted
@@ -161,6 +167,10 @@ class EngineHost:
                 self._engine.abort(request_id)
             case CheckGrammar(number, structured):
                 self._compile(structured, lambda error: self._send(Checked(number, error)))
+            case LoadAdapter(number, name, path):
+                self._load_adapter(number, name, path)
+            case UnloadAdapter(number, name):
+                self._send(Checked(number, _error_of(lambda: self._engine.unload_adapter(name))))
             case _:
                 self._closing = True
 
@@ -199,22 +209,41 @@ class EngineHost:
             self._send(Refused(submit.request_id, WireError.of(error)))
 
     def _compile(self, structured: StructuredOutput, go_on: Callable[[WireError | None], None]) -> None:
-        """Compile beside the steps; `go_on` is called between two of them."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="glm-grammar")
-
         def compile_it() -> None:
-            error = None
+            if self._grammars is None:
+                raise InvalidParameterError("this engine has no grammars", parameter="structured")
+            self._grammars.check(structured)
+
+        self._beside(compile_it, go_on)
+
+    def _load_adapter(self, number: int, name: str, path: str) -> None:
+        prepared: list[PreparedAdapter] = []
+
+        def install(error: WireError | None) -> None:
+            error = error or _error_of(lambda: self._engine.adapters.install(prepared[0]))
+            self._send(Checked(number, error))
+
+        self._beside(lambda: prepared.append(self._engine.adapters.prepare(name, path)), install)
+
+    def _load_again(self) -> None:
+        """Load the adapters that the child before had; one that has gone is missed by its requests alone."""
+        for name, path in self._adapters.items():
             try:
-                if self._grammars is None:
-                    raise InvalidParameterError("this engine has no grammars", parameter="structured")
-                self._grammars.check(structured)
-            except Exception as caught:  # noqa: BLE001 - whoever asked is told
-                error = WireError.of(caught)
+                self._engine.adapters.install(self._engine.adapters.prepare(name, path))
+            except GlmError as error:
+                _log.error("the adapter %s cannot be loaded again: %s", name, error)
+
+    def _beside(self, work: Callable[[], None], go_on: Callable[[WireError | None], None]) -> None:
+        """Do something beside the steps; `go_on` is called between two of them."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="glm-beside")
+
+        def do_it() -> None:
+            error = _error_of(work)
             self._compilations.put(lambda: go_on(error))
             self._waker.send(b"!")
 
-        self._pool.submit(compile_it)
+        self._pool.submit(do_it)
 
     def _send_step(self, deltas: list[RequestDelta]) -> None:
         now = self._clock()
@@ -232,3 +261,11 @@ class EngineHost:
             self._link.sendall(encode(message))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _ParentGoneError from error
+
+
+def _error_of(work: Callable[[], None]) -> WireError | None:
+    try:
+        work()
+    except Exception as caught:  # noqa: BLE001 - whoever asked is told
+        return WireError.of(caught)
+    return None

@@ -12,9 +12,26 @@ from glm_crush.engine.process.open_request import OpenRequest
 from glm_crush.errors import EngineError
 from glm_crush.types import StructuredOutput
 
-__all__ = ["GrammarCheck", "Mail", "Mailbox"]
+__all__ = ["AdapterLoad", "AdapterUnload", "Mail", "Mailbox", "Question"]
 
-GrammarCheck = tuple[StructuredOutput, Future[None]]
+
+@dataclass(frozen=True)
+class AdapterLoad:
+    """Make the LoRA adapter in a folder known by a name."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class AdapterUnload:
+    """Forget it."""
+
+    name: str
+
+
+Asked = StructuredOutput | AdapterLoad | AdapterUnload
+Question = tuple[Asked, Future[None]]
 
 
 @dataclass
@@ -23,7 +40,7 @@ class Mail:
 
     arrivals: list[OpenRequest] = field(default_factory=list)
     departures: list[OpenRequest] = field(default_factory=list)
-    checks: list[GrammarCheck] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     closing: bool = False
 
 
@@ -51,12 +68,12 @@ class Mailbox:
             self._mail.departures.append(request)
             self._ring()
 
-    def check(self, structured: StructuredOutput) -> Future[None]:
-        """Have a grammar compiled. Raises EngineError when nobody reads the mail any more."""
+    def ask(self, asked: Asked) -> Future[None]:
+        """Have a grammar compiled or an adapter changed. Raises EngineError when nobody reads the mail any more."""
         future: Future[None] = Future()
         with self._lock:
             self._check_open()
-            self._mail.checks.append((structured, future))
+            self._mail.questions.append((asked, future))
             self._ring()
         return future
 
@@ -80,7 +97,7 @@ class Mailbox:
         with self._lock:
             self._closed = why
             mail.arrivals += self._mail.arrivals
-            mail.checks += self._mail.checks
+            mail.questions += self._mail.questions
             self.bell.close()
             self._rope.close()
         return mail

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.metrics import EngineMetrics, sum_of_metrics
 from glm_crush.engine.process.child import ChildGoneError, ChildProcess
-from glm_crush.engine.process.mailbox import GrammarCheck, Mailbox
+from glm_crush.engine.process.mailbox import AdapterLoad, AdapterUnload, Mailbox, Question
 from glm_crush.engine.process.open_request import OpenRequest
 from glm_crush.engine.process.open_requests import OpenRequests
 from glm_crush.engine.process.restarts import RestartPolicy
@@ -31,11 +31,14 @@ from glm_crush.engine.process.wire import (
     Failed,
     FrameError,
     FromChild,
+    LoadAdapter,
     Ready,
     Refused,
     Start,
     Status,
     Step,
+    UnloadAdapter,
+    WireError,
 )
 from glm_crush.engine.stream import Delivery, deliver
 from glm_crush.errors import EngineError, GlmError
@@ -97,8 +100,9 @@ class Supervisor:
         self._policy = RestartPolicy(max_per_minute=supervision.max_restarts_per_minute)
         self._child: ChildProcess | None = None
         self._requests = OpenRequests()
-        self._checks: dict[int, GrammarCheck] = {}
-        self._num_checks = 0
+        self._questions: dict[int, Question] = {}
+        self._num_questions = 0
+        self._adapters: dict[str, str] = {}  # that every child has: path by name
         self._last_heard = self._running_since = clock()
         self._num_faults = 0
         self._thread = threading.Thread(target=self._run, name="glm-supervisor", daemon=True)
@@ -146,10 +150,10 @@ class Supervisor:
         mail = self.mailbox.take()
         for request in mail.arrivals:
             self._deliver(self._requests.add(request))
-        for check in mail.checks:
-            self._num_checks += 1
-            self._checks[self._num_checks] = check
-            self._send_check(self._num_checks)
+        for question in mail.questions:
+            self._num_questions += 1
+            self._questions[self._num_questions] = question
+            self._send_question(self._num_questions)
         self._send_unsent()
         for request in mail.departures:
             self._abandon([request])
@@ -178,11 +182,7 @@ class Supervisor:
             case Refused(request_id, error):
                 self._deliver(self._requests.refuse(request_id, error.exception()))
             case Checked(number, reason):
-                _, future = self._checks.pop(number)
-                if reason is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(reason.exception())
+                self._answer(number, reason)
             case Ready(cache):
                 self._welcome(child, cache)
             case Failed(error):
@@ -196,7 +196,7 @@ class Supervisor:
         self._child = child = ChildProcess(self._spawned)
         self._spawned = None
         self.pid, self._last_heard = child.pid, self._clock()
-        child.send(self._start)
+        child.send(Start(self._start.make, self._start.arguments, dict(self._adapters)))
 
     def _welcome(self, child: ChildProcess, cache: CachePlan) -> None:
         """The child takes requests from now on."""
@@ -206,8 +206,8 @@ class Supervisor:
             _log.warning("the engine is back as process %d", child.pid)
         else:
             self.first_start.set_result(cache)
-        for number in self._checks:
-            self._send_check(number)
+        for number in self._questions:
+            self._send_question(number)
         self._send_unsent()
 
     def _bury(self, child: ChildProcess, what: str, *, patience_seconds: float = 0.0) -> None:
@@ -250,9 +250,27 @@ class Supervisor:
             for request in self._requests.take_unsent(self._clock()):
                 self._child.send(request.submit)
 
-    def _send_check(self, number: int) -> None:
-        if self._child is not None and self.is_running:
-            self._child.send(CheckGrammar(number, self._checks[number][0]))
+    def _send_question(self, number: int) -> None:
+        if self._child is None or not self.is_running:
+            return
+        match self._questions[number][0]:
+            case AdapterLoad(name, path):
+                self._child.send(LoadAdapter(number, name, path))
+            case AdapterUnload(name):
+                self._child.send(UnloadAdapter(number, name))
+            case structured:
+                self._child.send(CheckGrammar(number, structured))
+
+    def _answer(self, number: int, reason: WireError | None) -> None:
+        asked, future = self._questions.pop(number)
+        if reason is not None:
+            future.set_exception(reason.exception())
+            return
+        if isinstance(asked, AdapterLoad):
+            self._adapters[asked.name] = asked.path
+        elif isinstance(asked, AdapterUnload):
+            self._adapters.pop(asked.name, None)
+        future.set_result(None)
 
     def _deliver(self, deliveries: Iterable[Delivery]) -> None:
         abandoned = deliver(deliveries)
@@ -273,7 +291,7 @@ class Supervisor:
         for request in mail.arrivals:
             deliver(self._requests.add(request))
         deliver(self._requests.end_all(why))
-        for _, future in [*mail.checks, *self._checks.values()]:
+        for _, future in [*mail.questions, *self._questions.values()]:
             future.set_exception(why)
         if not self.first_start.done():
             self.first_start.set_exception(load_error or why)

@@ -29,12 +29,14 @@ __all__ = [
     "FrameReader",
     "FromChild",
     "FromParent",
+    "LoadAdapter",
     "Ready",
     "Refused",
     "Start",
     "Status",
     "Step",
     "Submit",
+    "UnloadAdapter",
     "WireError",
     "decode_from_child",
     "decode_from_parent",
@@ -87,6 +89,7 @@ class Start(_Message):
 
     make: str
     arguments: dict[str, Any]
+    adapters: dict[str, str] = {}  # LoRA adapters to load at once: path by name
 
 
 class Submit(_Message):
@@ -112,6 +115,21 @@ class CheckGrammar(_Message):
 
     number: int
     structured: StructuredOutput
+
+
+class LoadAdapter(_Message):
+    """Parent: make a LoRA adapter known; answered by `Checked` of the same number."""
+
+    number: int
+    name: str
+    path: str
+
+
+class UnloadAdapter(_Message):
+    """Parent: forget an adapter; answered by `Checked` of the same number."""
+
+    number: int
+    name: str
 
 
 class Close(_Message):
@@ -148,7 +166,7 @@ class Refused(_Message):
 
 
 class Checked(_Message):
-    """Child: a grammar was compiled, or why it cannot be."""
+    """Child: what was asked for is done (grammar, adapter), or why it cannot be."""
 
     number: int
     error: WireError | None
@@ -160,7 +178,7 @@ class Failed(_Message):
     error: WireError
 
 
-FromParent = Start | Submit | Abort | CheckGrammar | Close
+FromParent = Start | Submit | Abort | CheckGrammar | LoadAdapter | UnloadAdapter | Close
 FromChild = Ready | Step | Refused | Checked | Failed
 
 
