@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from glm_crush.cli.main import app
 from glm_crush.errors import ConfigError, GlmError, InvalidParameterError
 from tests.models.tiny import tiny_checkpoint
+from tests.models.tiny_adapter import tiny_adapter
 
 Glm = Callable[..., Any]
 TEXT = "the quick brown fox jumps over the lazy dog " * 40
@@ -209,3 +212,16 @@ def test_quantize_never_overwrites_unasked_and_wants_the_source(glm: Glm, tiny_l
 def test_a_bench_of_nothing_is_refused(glm: Glm, tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to measure; give --prompt-tokens"):
         glm("bench", str(tiny_llama), "--prompt-tokens", "0", "--generate-tokens", "0")
+
+
+def test_run_answers_with_an_adapter(tmp_path: Path) -> None:
+    path = tiny_checkpoint("llama", tmp_path)
+    adapter = tiny_adapter(tmp_path / "adapter", path)
+    common = ["run", str(path), "hello", "--raw", "--temperature", "0", "--max-tokens", "8", "--no-stream"]
+    plain, changed, missing = (
+        CliRunner().invoke(app, [*common, *extra])
+        for extra in ([], ["--lora", str(adapter)], ["--lora", str(tmp_path / "none")])
+    )
+    assert (plain.exit_code, changed.exit_code) == (0, 0)
+    assert plain.stdout != changed.stdout
+    assert "is no folder" in str(missing.exception)

@@ -23,6 +23,7 @@ from glm_crush.config import ApiSettings
 from glm_crush.errors import ConfigError, GlmError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.server import bind, run_server, server_url
+from tests.models.tiny_adapter import tiny_adapter
 
 pytestmark = pytest.mark.requirement("S1", "O1")
 
@@ -74,6 +75,26 @@ def test_the_engine_runs_where_it_is_told_to(tiny_llama: Path, place: str, num_c
         assert httpx2.get(f"{url}/ready").json()["models"] == ["tiny"]
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
         assert sum(len((task / "children").read_text().split()) for task in tasks) == num_children
+
+
+def test_adapters_are_served_beside_the_model(tiny_llama: Path, tmp_path: Path) -> None:
+    adapter = tiny_adapter(tmp_path / "adapter", tiny_llama)
+    with serving(str(tiny_llama), "--name", "tiny", "--threads", "1", "--lora", f"poet={adapter}") as (
+        _,
+        url,
+        _printed,
+    ):
+        body = {"prompt": "hello", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        replies = [httpx2.post(f"{url}/v1/completions", json={**body, "model": name}) for name in ("tiny", "poet")]
+        texts = [reply.json()["choices"][0]["text"] for reply in replies]
+        assert texts[0] != texts[1]
+        assert httpx2.get(f"{url}/ready").json()["models"] == ["tiny", "poet"]
+
+
+def test_an_adapter_without_a_name_is_refused(glm: Any) -> None:
+    result = glm("serve", "--lora", "folder", check=False)
+    assert result.exit_code == 2
+    assert "is not NAME=PATH" in result.output
 
 
 def test_other_machines_need_a_key(glm: Any) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "JsonOption",
     "KvDtype",
     "KvDtypeOption",
+    "LoraModulesOption",
     "ModelArgument",
     "NameArgument",
     "RootOptions",
@@ -30,6 +31,7 @@ __all__ = [
     "ThreadsOption",
     "WeightFormat",
     "WeightFormatOption",
+    "lora_modules",
     "root_options",
     "settings_from",
 ]
@@ -106,6 +108,10 @@ DraftModelOption = Annotated[
 SpeculationOption = Annotated[
     Speculation | None, typer.Option("--speculation", help="Who guesses tokens ahead; replies are the same.")
 ]
+LoraModulesOption = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME=PATH", help="Serve this LoRA adapter too, as model NAME; may be repeated."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text for people.")]
 
 
@@ -130,6 +136,21 @@ def root_options(config: Path | None, assignments: list[str]) -> RootOptions:
             raise typer.BadParameter(f"{assignment!r} is not section.name=value", param_hint="--set")
         flags[key.strip()] = value.strip()
     return RootOptions(config, flags)
+
+
+def lora_modules(given: list[str] | None) -> list[tuple[str, Path]]:
+    """Name and folder of each adapter of `--lora`.
+
+    Raises:
+        typer.BadParameter: one is not NAME=PATH.
+    """
+    modules = []
+    for text in given or []:
+        name, _, path = text.partition("=")
+        if not name.strip() or not path.strip():
+            raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--lora")
+        modules.append((name.strip(), Path(path.strip()).expanduser().absolute()))
+    return modules
 
 
 def settings_from(ctx: typer.Context, **flags: object) -> Settings:

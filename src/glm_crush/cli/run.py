@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from glm_crush.types import StructuredOutput
 
 __all__ = ["run"]
+
+_ADAPTER = "lora"
 
 
 def run(
@@ -76,6 +79,9 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is made.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show token counts and speed.")] = False,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", metavar="PATH", help="Answer with this LoRA adapter on the model.")
+    ] = None,
     threads: ThreadsOption = None,
     weight_format: WeightFormatOption = None,
     speculation: SpeculationOption = None,
@@ -112,6 +118,9 @@ def run(
             stop=stop,
             structured=None if json_schema is None else _schema_in(json_schema),
         )
+        if lora is not None:
+            model.engine.load_adapter(_ADAPTER, lora)
+            params = replace(params, adapter=_ADAPTER)
         if json_schema is not None and think is None:
             think = False
         turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think, best_of=best_of)

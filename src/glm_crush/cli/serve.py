@@ -13,9 +13,11 @@ from glm_crush.cli.options import (
     EngineOption,
     EnginePlace,
     KvDtypeOption,
+    LoraModulesOption,
     SpeculationOption,
     ThreadsOption,
     WeightFormatOption,
+    lora_modules,
     settings_from,
 )
 
@@ -59,6 +61,7 @@ def serve(
     embedding_model: Annotated[
         str | None, typer.Option("--embedding-model", help="An embedding model to serve beside it, such as minilm.")
     ] = None,
+    lora: LoraModulesOption = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="A cross-encoder to serve beside it.")] = None,
 ) -> None:
     """Serve a model with the OpenAI API: chat completions, completions, embeddings, models.
@@ -67,6 +70,7 @@ def serve(
     """
     from glm_crush.engine.process.spawned_child import SpawnedChild
 
+    adapters = lora_modules(lora)
     settings = settings_from(
         ctx,
         api__host=host,
@@ -97,6 +101,7 @@ def serve(
         from glm_crush.cli.console import standard_error
         from glm_crush.cli.encoders import serve_encoders
         from glm_crush.cli.models import find_model, load_packed, open_store
+        from glm_crush.serving.adapters import LoraAdapters
         from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
         from glm_crush.serving.grpc.part import GrpcPart
@@ -132,6 +137,8 @@ def serve(
         encoders = serve_encoders(settings, first=None if served else (name or wanted, loaded))
         aliases = ModelAliases(settings.store.home / "aliases")
         models = ServedModels([served] if served else [], aliases, encoders)
+        for lora_name, lora_path in adapters:
+            LoraAdapters(models).load(lora_name, lora_path, models.default)
 
         def stop() -> None:
             if engine is not None:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from glm_crush.config import ApiSettings
 from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.serving.adapters import adapter_routes
 from glm_crush.serving.anthropic.routes import ANTHROPIC_ERRORS, anthropic_routes
 from glm_crush.serving.errors import ApiError, ErrorShapes
 from glm_crush.serving.gateway.browser_guard import BrowserGuard, names_in
@@ -72,6 +73,7 @@ def create_app(
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
+        *adapter_routes(served),
         *anthropic_routes(served, settings),
         *ollama_routes(served, store),
         *added,

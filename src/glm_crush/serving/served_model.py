@@ -148,6 +148,7 @@ class ServedModel:
         context_policy: for conversations that are too long and say nothing. summaries: of their older turns.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
         watches: see every generation, the first one closest to the engine.
+        adapter: the engine's LoRA adapter behind this name; parent: the model it changes; root: where it lies.
     """
 
     name: str
@@ -166,6 +167,9 @@ class ServedModel:
     resume_streams: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     watches: tuple[Watch, ...] = ()
+    adapter: str | None = None
+    parent: str | None = None
+    root: str | None = None
 
     async def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """Token ids of a conversation; large ones are rendered off the event loop."""
@@ -212,6 +216,8 @@ class ServedModel:
         `whole`: nobody sees the reply before it has ended.
         """
         resume = whole or self.resume_streams
+        if self.adapter is not None:
+            params = replace(params, adapter=self.adapter)
         admission = current_admission()
         submit = partial(
             self.engine.submit,

@@ -90,14 +90,29 @@ class ServedModels:
     def identity(self, name: str | None) -> tuple[str, str, bool] | None:
         """Name and fingerprint of the model that a request would get, and whether it is greedy by default.
 
-        None if there is no such model. Nothing is loaded for it.
+        None if there is no such model, or what it is may change. Nothing is loaded for it.
         """
         model = self._models.get(name or "")
         if model is None:
             if name not in (None, "", "default") or not self._models:
                 return None
             model = self.default
+        if model.adapter is not None:
+            return None  # another may come under its name
         return model.name, model.fingerprint, model.default_params.temperature == 0
+
+    def adapter(self, name: str) -> ServedModel | None:
+        """The LoRA adapter served under this name."""
+        model = self._models.get(name)
+        return None if model is None or model.adapter is None else model
+
+    def add_adapter(self, model: ServedModel) -> None:
+        """Serve a LoRA adapter beside the model that it changes."""
+        self._models = {**self._models, model.name: model}
+
+    def remove_adapter(self, name: str) -> None:
+        """Stop serving it."""
+        self._models = {key: model for key, model in self._models.items() if key != name}
 
     def watch_generations(self, *watches: Watch) -> None:
         """Let `watches` see the generations of every model from now on."""

@@ -22,7 +22,7 @@ SCOPES: Mapping[str, str] = MappingProxyType(
         "tokenize": "tokenize, detokenize, render, count tokens",
         "moderate": "moderations",
         "files": "files and batches",
-        "manage": "pull, copy, create and delete models",
+        "manage": "pull, copy, create and delete models; load and unload adapters",
         "metrics": "metrics and load",
         "admin": "applications, keys, usage, audit log",
     }
@@ -73,6 +73,8 @@ _GROUPS: Mapping[str, str] = MappingProxyType(
         "/v1/files": "files",
         "/v1/uploads": "files",
         "/v1/batches": "files",
+        "/v1/load_lora_adapter": "manage",
+        "/v1/unload_lora_adapter": "manage",
         "/api/pull": "manage",
         "/api/push": "manage",
         "/api/create": "manage",

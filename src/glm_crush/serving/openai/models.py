@@ -47,7 +47,8 @@ def _card(model: ServedModel) -> dict[str, Any]:
         "reasoning": replies is not None and replies.markers.can_reason,
         "structured_outputs": model.grammars is not None,
     }
-    return _fields(model.name, model.created, model.context_length, capabilities)
+    card = _fields(model.name, model.created, model.context_length, capabilities)
+    return card if model.adapter is None else {**card, "root": model.root, "parent": model.parent}
 
 
 def _encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
