@@ -95,9 +95,10 @@ def test_requests_that_are_answered_whole_do_not_notice(served: Any) -> None:
         futures = [pool.submit(complete, seed) for seed in range(2)]
         while engine.num_running == 0 and not futures[0].done():
             time.sleep(0.001)
+        killed = engine.pid
         kill(engine)
         assert [future.result() for future in futures] == undisturbed
-    assert engine.metrics.num_started > 4 * 128  # some began twice
+    assert engine.pid != killed
 
 
 def test_the_server_says_that_it_is_not_ready_until_the_engine_is_back(served: Any) -> None:
