@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from glm_crush.config import CacheSettings
+from glm_crush.config import CacheSettings, StorageSettings
 from glm_crush.serving.response_cache.part import ResponseCache
+from glm_crush.serving.response_cache.policy import is_cacheable_path
+from glm_crush.storage.lazy import LazyDatabase
 from tests.serving.scripted import RunningServer, ScriptedEngine
 
 pytestmark = pytest.mark.requirement("S5")
@@ -106,6 +109,27 @@ def test_the_default_model_has_the_same_answers_by_every_name(cached: Callable[.
     server = cached()
     post(server, CHAT)
     assert post(server, CHAT | {"model": "default"})[1] == "hit"
+
+
+def test_a_key_gets_no_kept_answer_of_a_model_that_it_may_not_use(
+    start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    database = LazyDatabase(StorageSettings(), tmp_path)
+    settings = CacheSettings(persist=False)
+    server = start_server(database=database, parts=lambda m: [ResponseCache(m, settings)], key="boot")
+
+    def made(models: list[str]) -> str:
+        body = {"application": "shop", "name": models[0], "models": models}
+        return str(httpx2.post(f"{server.url}/admin/v1/keys", json=body, headers=BEARER).json()["key"])
+
+    httpx2.post(f"{server.url}/admin/v1/applications", json={"name": "shop"}, headers=BEARER)
+    first, _ = post(server, CHAT, authorization=f"Bearer {made(['scripted'])}")
+    second, _ = post(server, CHAT, authorization=f"Bearer {made(['other'])}")
+    assert (first.status_code, second.status_code) == (200, 403)
+
+
+def test_embeddings_are_not_kept_under_the_name_of_a_chat_model() -> None:
+    assert not is_cacheable_path("POST", "/v1/embeddings")
 
 
 def test_no_store_passes_the_cache_by_and_no_cache_renews(cached: Callable[..., RunningServer]) -> None:

@@ -82,7 +82,15 @@ def serve_loaded_model(
         default_params=sampling_defaults(loaded.generation_config),
         resume_streams=settings.api.resume_streams,
         details=ModelDetails.of(loaded),
-        fingerprint=f"glm-crush-{installed_version('glm-crush')}-{header.weight_format}-{header.source_hash[:8]}",
+        fingerprint="-".join(
+            (
+                f"glm-crush-{installed_version('glm-crush')}",
+                header.weight_format,
+                settings.crush.kv_dtype,
+                f"{max_context}{settings.crush.context_policy}",
+                header.source_hash[:8],
+            )
+        ),
     )
     return model, engine
 

@@ -94,7 +94,7 @@ class ServedModels:
         """
         model = self._models.get(name or "")
         if model is None:
-            if name not in (None, "", "default") or not self._models:
+            if name not in (None, "", "default") or not self._models or (name and self.aliases.get(name)):
                 return None
             model = self.default
         if model.adapter is not None:

@@ -86,7 +86,11 @@ class ResponseCaching:
                 del self._flights[key]
 
     async def _key(self, scope: Scope, request: Mapping[str, Any], *, force: bool) -> str | None:
-        """None: the answer may be another one next time, or the request is one that the route refuses."""
+        """None: the answer may be another one next time, or the request is one that the route refuses.
+
+        Raises:
+            AccessDeniedError: the caller's key is not for this model, whoever asked for the kept answer.
+        """
         name = request.get("model")
         if name is not None and not isinstance(name, str):
             return None
@@ -100,7 +104,6 @@ class ResponseCaching:
         if admission is not None:
             admission.check_model(model)  # who may not ask a model may not have its kept answers either
         return reply_key(
-            "exact",
             scope["path"],
             request,
             tenant=LOCAL_TENANT if admission is None else str(admission.tenant),

@@ -1,14 +1,14 @@
 """Which requests may be answered from the cache, and what makes two of them the same.
 
 Above: `middleware`. Below: `glm_crush.cache.exact`. Only answers that the engine would give again are kept: greedy
-ones, seeded ones, embeddings; or those whose caller says so.
+ones and seeded ones; or those whose caller says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -28,17 +28,13 @@ def _seeded(parameters: object, greedy_default: bool) -> bool:
     return greedy or parameters.get("seed") is not None
 
 
-# path -> the field that holds its sampling parameters ("" = the body itself); None = there is no chance in the answer
-_SAMPLING: Mapping[str, str | None] = {
+# path -> the field that holds its sampling parameters ("" = the body itself)
+_SAMPLING: Mapping[str, str] = {
     "/v1/chat/completions": "",
     "/v1/completions": "",
     "/v1/messages": "",
     "/api/chat": "options",
     "/api/generate": "options",
-    "/v1/embeddings": None,
-    "/v1/rerank": None,
-    "/v1/score": None,
-    "/api/embed": None,
 }
 
 
@@ -85,11 +81,10 @@ def read_object(body: bytes) -> Mapping[str, Any] | None:
 def may_keep(path: str, body: Mapping[str, Any], *, greedy_default: bool) -> bool:
     """Whether the engine would answer the same again."""
     field = _SAMPLING[path]
-    return field is None or _seeded(body.get(field) if field else body, greedy_default)
+    return _seeded(body.get(field) if field else body, greedy_default)
 
 
 def reply_key(
-    kind: Literal["exact", "context"],
     path: str,
     body: Mapping[str, Any],
     *,
@@ -100,6 +95,4 @@ def reply_key(
 ) -> str:
     """One key for requests whose answers are the same."""
     relevant = {name: value for name, value in body.items() if name not in _IRRELEVANT and name != "model"}
-    return canonical_key(
-        kind=kind, path=path, tenant=tenant, model=model, fingerprint=fingerprint, epoch=epoch, body=relevant
-    )
+    return canonical_key(path=path, tenant=tenant, model=model, fingerprint=fingerprint, epoch=epoch, body=relevant)
