@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,17 +21,11 @@ from pathlib import Path
 from harness import Spread, arguments, print_header
 from peers.engines import glm_bench
 from peers.paths import llama_tool, model
+from peers.servers import free_port
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 150e6
 PATIENCE_SECONDS = 60.0
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

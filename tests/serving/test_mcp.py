@@ -17,11 +17,12 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from glm_crush.config import ApiSettings
+from glm_crush.config import ApiSettings, StorageSettings
 from glm_crush.serving.app import create_app
 from glm_crush.serving.mcp.part import McpPart
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.types import SamplingParams
 from tests.serving.scripted import ByteCodec, ScriptedEngine
 
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.requirement("S4")
 
 
 @asynccontextmanager
-async def serving(engine: ScriptedEngine, **settings: Any) -> AsyncIterator[str]:
+async def serving(
+    engine: ScriptedEngine, *, database: LazyDatabase | None = None, **settings: Any
+) -> AsyncIterator[str]:
     model = ServedModel(
         name="scripted",
         engine=engine,
@@ -39,7 +42,8 @@ async def serving(engine: ScriptedEngine, **settings: Any) -> AsyncIterator[str]
         default_params=SamplingParams(temperature=0.7),
     )
     models = ServedModels([model])
-    app = create_app(models, ApiSettings(**settings), parts=[McpPart(models, max_body_bytes=100_000)])
+    parts = [McpPart(models, max_body_bytes=100_000)]
+    app = create_app(models, ApiSettings(**settings), database=database, parts=parts)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none"))
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -138,6 +142,25 @@ def test_a_key_is_needed_where_one_is_set() -> None:
     refused, result = asyncio.run(run())
     assert refused == 401
     assert result.content[0].text == "Hello"
+
+
+@MODES
+def test_a_tool_runs_on_behalf_of_the_key_that_called(mode: str, tmp_path: Path) -> None:
+    async def run() -> Any:
+        database = LazyDatabase(StorageSettings(), tmp_path)
+        async with serving(ScriptedEngine(), database=database, key="boot") as url:
+            boot = httpx2.AsyncClient(base_url=url, headers={"authorization": "Bearer boot"})
+            async with boot:
+                await boot.post("/admin/v1/applications", json={"name": "shop"})
+                body = {"application": "shop", "models": ["other"]}
+                key = (await boot.post("/admin/v1/keys", json=body)).json()["key"]
+            http = httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"})
+            async with http, Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client:  # type: ignore[arg-type]
+                return await client.call_tool("generate", {"prompt": "hi"})
+
+    result = asyncio.run(run())
+    assert result.is_error
+    assert "may not use the model" in result.content[0].text
 
 
 def test_a_desktop_client_starts_the_command_and_talks_over_stdio() -> None:

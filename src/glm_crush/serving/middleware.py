@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from glm_crush.serving.errors import ApiError, ErrorShapes, error_reply
 from glm_crush.serving.gateway.admission import Admission, acting
 from glm_crush.serving.gateway.browser_guard import BrowserGuard
-from glm_crush.serving.gateway.gateway import Credentials, Gateway
+from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
 from glm_crush.serving.gateway.headers import limit_headers
 from glm_crush.serving.gateway.scopes import OPEN_PATHS
 
@@ -95,7 +95,7 @@ class ApiMiddleware:
             await self._app(scope, receive, exchange.send)
             return
         client = scope.get("client")
-        credentials = Credentials(_key(headers), client[0] if client else None)
+        credentials = Credentials(key_in(headers), client[0] if client else None)
         route = f"{scope['method']} {scope['path']}"
         admission = await self._gateway.open(credentials, route, request_id=exchange.request_id)
         exchange.admission = admission
@@ -181,16 +181,6 @@ class _Exchange:
             facts |= {"milliseconds": elapsed, "request_id": self.request_id}
             _log.info(line, facts, extra=facts)
         await self._send(message)
-
-
-def _key(headers: dict[bytes, bytes]) -> bytes:
-    """The key of a request, from either of the headers that clients use."""
-    given = headers.get(b"x-api-key")
-    if given is None:
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() != b"bearer":
-            return b""
-    return given.strip()
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

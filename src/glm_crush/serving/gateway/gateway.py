@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from glm_crush.errors import AccessDeniedError, AccessError, AuthenticationError, RateLimitError
@@ -23,7 +23,7 @@ from glm_crush.serving.gateway.records import Grant
 from glm_crush.serving.gateway.scopes import SCOPES, scope_of
 from glm_crush.serving.gateway.secrets import SecretHasher, is_ours
 
-__all__ = ["ANONYMOUS", "BOOTSTRAP_KEY_ID", "Credentials", "Gateway"]
+__all__ = ["ANONYMOUS", "BOOTSTRAP_KEY_ID", "Credentials", "Gateway", "key_in"]
 
 BOOTSTRAP_KEY_ID = "bootstrap"
 ANONYMOUS = Grant(key_id=None, tenant="local", scopes=frozenset({"*"}))
@@ -37,6 +37,16 @@ class Credentials:
 
     key: bytes = b""
     address: str | None = None
+
+
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key among the headers or metadata of a request, from either of those that clients use; empty if none."""
+    given = headers.get(b"x-api-key")
+    if given is None:
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() != b"bearer":
+            return b""
+    return given.strip()
 
 
 class Gateway:

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from glm_crush.errors import ConfigError
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.admission import acting
-from glm_crush.serving.gateway.gateway import Credentials, Gateway
+from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
 from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from glm_crush.serving.grpc.services import GenerationService, ModelsService
 from glm_crush.serving.served_models import ServedModels
@@ -168,9 +168,9 @@ class GrpcServer:
 
 
 def _credentials(context: Context) -> Credentials:
-    metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-    key = metadata.get("x-api-key") or metadata.get("authorization", "").removeprefix("Bearer ").strip()
-    return Credentials(key.encode(), _address(context.peer()))
+    sent = context.invocation_metadata() or ()
+    metadata = {name.encode(): value.encode() for name, value in sent if isinstance(value, str)}
+    return Credentials(key_in(metadata), _address(context.peer()))
 
 
 def _address(peer: str) -> str | None:

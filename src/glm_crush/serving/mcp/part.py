@@ -71,7 +71,11 @@ class McpPart(ServerPart):
     async def _serve(self, started: asyncio.Future[StreamableHTTPSessionManager]) -> None:
         """Hold the SDK's task group open in one task, as it must be."""
         assert self._caller is not None, "the application connects its routes"
-        manager = await asyncio.to_thread(_make_manager, self._models, self._caller, self._max_body_bytes)
+        try:
+            manager = await asyncio.to_thread(_make_manager, self._models, self._caller, self._max_body_bytes)
+        except Exception as error:  # noqa: BLE001 - raised by whoever waits for the manager
+            started.set_exception(error)
+            return
         async with manager.run():
             started.set_result(manager)
             await self._stop.wait()

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 from glm_crush.errors import AccessError, OverloadedError
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.browser_guard import BrowserGuard
-from glm_crush.serving.gateway.gateway import Credentials, Gateway
+from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.websocket.connection import Connection
@@ -73,7 +73,7 @@ class WebSocketPart(ServerPart):
 
 def _key(headers: dict[bytes, bytes]) -> bytes:
     """The key of a handshake; pages, which can send no header of their own, put it among the subprotocols."""
-    given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+    given = key_in(headers)
     if given:
         return given
     for name in headers.get(b"sec-websocket-protocol", b"").split(b","):
