@@ -43,9 +43,13 @@ def alternate(servers: Sequence[Server], workloads: Sequence[Workload]) -> dict[
 
 
 @contextlib.contextmanager
-def started(threads: int, clients: int, tokens_per_client: int, vllm: Server | None) -> Iterator[list[Server]]:
+def started(
+    options: argparse.Namespace, clients: int, tokens_per_client: int, vllm: Server | None
+) -> Iterator[list[Server]]:
     """Ours and the peers; only vLLM takes so long to start that one start must do for all tables."""
-    ours, llama = glm_server(model(FILE)), llama_server(model(FILE), threads, clients, tokens_per_client)
+    threads = options.threads
+    ours = glm_server(model(FILE), *(("--speculation", "off") if options.without_speculation else ()))
+    llama = llama_server(model(FILE), threads, clients, tokens_per_client)
     with running(ours, OpenVinoPipeline(model("ov-int4"), threads), llama) as servers:
         yield servers + ([] if vllm is None else [vllm])
 
@@ -81,6 +85,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", choices=("clients", "prefix", []), help="default: both")
     parser.add_argument("--without-vllm", action="store_true", help="leave vLLM out (it takes a minute to start)")
+    parser.add_argument("--without-speculation", action="store_true", help="guess no tokens ahead")
     parser.add_argument("--clients", type=int, action="append", help="numbers of clients (default 1, 8, 32)")
     options = parser.parse_args()
     print_header("N3, N4: serving SmolLM2-135M 4-bit")
@@ -93,13 +98,13 @@ def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | No
     """The tables, with or without vLLM."""
     for clients in options.clients or TARGETS if "clients" in parts else ():
         # llama-server's slots are fixed at its start, so it is started anew for each number of clients
-        with started(options.threads, clients, 256, vllm) as servers:
+        with started(options, clients, 256, vllm) as servers:
             alternate(servers, [clients_workload(clients, -1)])  # warms up
             workloads = [clients_workload(clients, number) for number in range(options.rounds)]
             target, best_target = TARGETS.get(clients, (2.0, 2.0))
             report(workloads[0], alternate(servers, workloads), target, best_target)
     if "prefix" in parts:
-        with started(options.threads, 8, 1152, vllm) as servers:
+        with started(options, 8, 1152, vllm) as servers:
             workloads = [prefix_workload(number) for number in range(options.rounds)]
             results = alternate(servers, workloads)
             report(workloads[0], results, 3.0, 1.4)

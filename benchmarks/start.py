@@ -113,17 +113,20 @@ def main() -> None:
     quick = ("--weight-format", "q4", "--prompt-tokens", "1", "--generate-tokens", "1", "--repeat", "1")
     bench = glm_bench(file, *quick)  # packs the model when it is new
     glm = str(Path(sys.executable).parent / "glm")
-    samples: dict[str, list[tuple[float, float, int]]] = {"glm serve": [], "llama-server": []}
+    serve = [glm, "serve", str(file), "--weight-format", "q4"]
+    commands = {
+        "glm serve": serve,
+        "glm serve --engine in-process": [*serve, "--engine", "in-process"],
+        "llama-server": [str(llama_tool("llama-server")), "-m", str(file), "-t", str(options.threads), "-c", "8192"],
+    }
+    samples: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
     for _ in range(options.rounds):
-        for name in samples:
+        for name, command in commands.items():
             port = free_port()
-            command = [str(llama_tool("llama-server")), "-m", str(file), "-t", str(options.threads), "-c", "8192"]
-            if name == "glm serve":
-                command = [glm, "serve", str(file), "--weight-format", "q4"]
             samples[name].append(measure([*command, "--port", str(port)], port))
     for name, rows in samples.items():
         ready, first_token, resident = (Spread.of(column) for column in zip(*rows, strict=True))
-        print(f"{name:<13} ready {ready} s, first token {first_token} s, resident {resident.median / 1e6:.0f} MB")
+        print(f"{name:<30} ready {ready} s, first token {first_token} s, resident {resident.median / 1e6:.0f} MB")
     ready, first_token, resident = (Spread.of(column) for column in zip(*samples["glm serve"], strict=True))
     print(f"\nfirst token under {MAX_SECONDS} s: {'met' if first_token.median < MAX_SECONDS else 'NOT met'}")
     print(f"beyond weights and KV cache, server:       {resident.median / 1e6:.0f} MB")

@@ -1,4 +1,4 @@
-"""`glm serve`: the OpenAI API over one model."""
+"""`glm serve`: every protocol over one model, with embedding models and rerankers beside it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def serve(
     lora: LoraModulesOption = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="A cross-encoder to serve beside it.")] = None,
 ) -> None:
-    """Serve a model with the OpenAI API: chat completions, completions, embeddings, models.
+    """Serve a model: OpenAI, Anthropic and Ollama APIs, WebSocket, MCP, and gRPC with --grpc-port.
 
     Ctrl-C stops: running requests may finish first.
     """
