@@ -101,7 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         # A home of its own: keys and kept answers of this machine's user stay as they are.
         os.environ |= {"GLM_STORAGE_URL": f"sqlite:///{home}/glm.db", "GLM_API_KEY": "operator"}
-        server = glm_server(model("smollm2-q4_0.gguf"))
+        server = glm_server(model("smollm2-q4_0.gguf"), keeps_answers=True)
         try:
             ask(server, "POST", "/admin/v1/applications", "operator", {"name": "benchmark"})
             limits = {"requests_per_minute": 10_000_000, "tokens_per_minute": 1_000_000_000, "concurrency": 1000}

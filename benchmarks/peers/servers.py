@@ -103,10 +103,10 @@ class OpenVinoPipeline:
 Server = HttpServer | OpenVinoPipeline
 
 
-def glm_server(file: Path, *options: str, weight_format: str = "q4") -> HttpServer:
-    """This project's server."""
+def glm_server(file: Path, *options: str, weight_format: str = "q4", keeps_answers: bool = False) -> HttpServer:
+    """This project's server; without its response cache unless that is what is measured."""
     command = [Path(sys.executable).parent / "glm", "serve", file, "--weight-format", weight_format, *options]
-    return HttpServer(f"glm-crush {weight_format}", command)
+    return HttpServer(f"glm-crush {weight_format}", command, {"GLM_CACHE_ENABLED": str(keeps_answers).lower()})
 
 
 def llama_server(file: Path, threads: int, clients: int, tokens_per_client: int) -> HttpServer:

@@ -137,6 +137,23 @@ def test_who_has_no_guess_decodes_beside_those_who_have():
     assert executor.steps[:3] == [(2, 2), (6, 2), (4, 2)]
 
 
+def test_beside_prompts_nothing_is_guessed():
+    first, second = ([1, 2, 3], greedy(12)), (list(range(40)), greedy(4))
+    drafter = KnownReplies(run(make_engine(), first, second))
+    engine = drafting(drafter=drafter, token_budget=8)
+    engine.add_request(*first)
+    engine.step()
+    engine.step()
+    assert drafter.drafts
+    drafter.drafts.clear()
+    engine.add_request(*second)
+    while engine.metrics.num_first_tokens < 2:  # the second prompt takes several steps
+        engine.step()
+        assert not drafter.drafts
+    engine.step()
+    assert drafter.drafts
+
+
 def test_without_guesses_calls_draw_as_many_tokens_as_before():
     class Silent(KnownReplies):
         def certainty(self, request):

@@ -202,7 +202,8 @@ class Engine:
             return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps, max_prompt_tokens=most)
         # Beams do not go on with what is drawn.
         alone = [request for request in self.scheduler.running if request.request_id not in self._beams]
-        drafts = self._speculation.propose(alone, self._runner.grammars)
+        waiting = self.scheduler.admits_waiting
+        drafts = self._speculation.propose(alone, self._runner.grammars, prompts_waiting=waiting)
         max_steps = min(self._pacer.num_steps, self._speculation.max_decode_steps)
         return self.scheduler.schedule(max_decode_steps=max_steps, drafts=drafts, max_prompt_tokens=most)
 

@@ -68,6 +68,11 @@ class Scheduler:
         return [request for siblings in self._forks.pending.values() for request in siblings]
 
     @property
+    def admits_waiting(self) -> bool:
+        """Whether a request may join in the next step."""
+        return bool(self.waiting) and len(self.running) < self.limits.max_num_seqs
+
+    @property
     def cache_usage(self) -> float:
         """Share of the KV cache's blocks in use."""
         return 1.0 - self._pool.num_free / self._pool.num_blocks

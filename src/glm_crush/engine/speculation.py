@@ -74,10 +74,16 @@ class Speculation:
         self._forced: dict[Request, list[int]] = {}  # by grammars, now
 
     def propose(
-        self, running: Sequence[Request], grammars: Mapping[Request, GrammarState]
+        self, running: Sequence[Request], grammars: Mapping[Request, GrammarState], *, prompts_waiting: bool = False
     ) -> dict[Request, Sequence[int]]:
-        """Drafts for those of the running requests where they are likely to pay; ends where a grammar forbids them."""
+        """Drafts for those of the running requests where they are likely to pay; ends where a grammar forbids them.
+
+        Beside prompts there are none: such a step is bound by arithmetic, where a prompt's token is sure to be needed
+        and a guess is not. `prompts_waiting`: whether some may join in this step.
+        """
         decoding = [r for r in running if r.num_tokens - r.num_computed_tokens == 1 and r.num_output_tokens > 0]
+        if prompts_waiting or len(decoding) < len(running):
+            decoding = []
         self.max_decode_steps = 1 if self._drafter.follows_steps else _ANY_NUMBER
         candidates: list[Request] = []
         self._certainties, self._forced = {}, {}

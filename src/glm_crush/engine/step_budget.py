@@ -46,6 +46,8 @@ class StepBudget:
         """Learn from a step."""
         num_prompt_tokens = sum(p.num_tokens for p in batch.requests if p.num_tokens > 1 and not p.drafts)
         if num_prompt_tokens == 0:
+            if any(part.drafts for part in batch.requests):
+                return  # there are none beside prompts
             self._decode_seconds = _towards(self._decode_seconds, seconds / batch.num_decode_steps)
             return
         decodes = any(p.num_tokens == 1 or p.drafts for p in batch.requests)
