@@ -12,7 +12,6 @@ flag that a verb offers for it (or `--set section.name=value`).
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import tomllib
 import types
@@ -23,7 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from glm_crush.client_settings import ClientSettings
 from glm_crush.config_field import setting as _setting
+from glm_crush.config_value import SettingType, nearest
 from glm_crush.encoder_settings import EncoderSettings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
@@ -31,6 +32,7 @@ from glm_crush.gateway_settings import GatewaySettings
 __all__ = [
     "ApiSettings",
     "CacheSettings",
+    "ClientSettings",
     "ContextPolicy",
     "CrushSettings",
     "EncoderSettings",
@@ -60,9 +62,6 @@ FOREIGN_VARIABLES: Mapping[str, str] = types.MappingProxyType(
 SHORT_VARIABLES: Mapping[str, str] = types.MappingProxyType(
     {"GLM_HOME": "store.home", "GLM_FORCE_KERNELS": "crush.force_kernels"}
 )
-
-
-_TRUTHS: Mapping[str, bool] = types.MappingProxyType({"true": True, "on": True, "false": False, "off": False})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +203,19 @@ class Settings:
     crush: CrushSettings = field(default_factory=CrushSettings)
     encoders: EncoderSettings = field(default_factory=EncoderSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    client: ClientSettings = field(default_factory=ClientSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def server_url(self) -> str:
+        """Where the server is that clients talk to."""
+        scheme = "http" if self.gateway.tls_cert is None else "https"
+        return self.client.url or f"{scheme}://127.0.0.1:{self.api.port}"
 
     def describe(self) -> Iterator[Setting]:
         """Every value in declaration order."""
@@ -276,7 +282,7 @@ def _from_file(config_path: Path | None, home: Path) -> Iterator[tuple[str, obje
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     for section, table in document.items():
         if section not in _sections():
-            raise ConfigError(f"{path}: unknown section [{section}]{_nearest(section, _sections())}")
+            raise ConfigError(f"{path}: unknown section [{section}]{nearest(section, _sections())}")
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {section} is {table!r}; write it as a [{section}] table")
         for name, value in table.items():
@@ -297,66 +303,14 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, obj
             # Other software owns GLM_ names too (the OpenGL library): only what was clearly meant for us is refused.
             close = difflib.get_close_matches(variable, ours, n=1, cutoff=0.85)
             if close or variable.startswith(prefixes):
-                raise ConfigError(f"unknown environment variable {variable}{_nearest(variable, ours)}")
+                raise ConfigError(f"unknown environment variable {variable}{nearest(variable, ours)}")
 
 
 def _convert(key: str, value: object, origin: str) -> object:
-    """The value as its declared type; text is parsed, numbers may be written 16k or 1.5k."""
-    spec = _keys().get(key)
-    if spec is None:
-        raise ConfigError(f"unknown option {key!r} ({origin}){_nearest(key, _keys())}")
-    kind, choices, optional = spec.kind, spec.choices, spec.optional
-    wrong = ConfigError(f"{key} is {value!r} ({origin}); {_expectation(spec)}")
-    if optional and value == "none":
-        return None
-    if choices:
-        if value not in choices:
-            raise ConfigError(f"{wrong}{_nearest(str(value), choices)}")
-        return value
-    if kind is Path:
-        return Path(str(value)).expanduser()
-    if kind is bool:
-        truth = _TRUTHS.get(str(value).lower())
-        if truth is None:
-            raise wrong
-        return truth
-    if kind is str:
-        if not isinstance(value, str):
-            raise wrong
-        return value
-    number = _number(value)
-    if number is None or (kind is int and number != int(number)) or (spec.low is not None and number < spec.low):
-        raise wrong
-    return int(number) if kind is int else number
-
-
-def _number(value: object) -> float | None:
-    """A finite number from a number or from text such as "4096", "16k", "1.5M"; None if it is neither."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        text = value.strip().lower().replace("_", "")
-        factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1:], 1)
-        try:
-            value = float(text[:-1] if factor > 1 else text) * factor
-        except ValueError:
-            return None
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-@dataclass(frozen=True)
-class _Key:
-    kind: type
-    choices: tuple[str, ...]
-    optional: bool
-    low: float | None
-
-
-def _expectation(spec: _Key) -> str:
-    if spec.choices:
-        return f"give one of {', '.join(spec.choices)}"
-    name = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}[spec.kind]
-    return f"give {name}" + (f" of at least {spec.low:g}" if spec.low is not None else "")
+    kind = _keys().get(key)
+    if kind is None:
+        raise ConfigError(f"unknown option {key!r} ({origin}){nearest(key, _keys())}")
+    return kind.convert(key, value, origin)
 
 
 def _sections() -> dict[str, type]:
@@ -365,6 +319,7 @@ def _sections() -> dict[str, type]:
         "crush": CrushSettings,
         "encoders": EncoderSettings,
         "api": ApiSettings,
+        "client": ClientSettings,
         "cache": CacheSettings,
         "observability": ObservabilitySettings,
         "gateway": GatewaySettings,
@@ -374,22 +329,11 @@ def _sections() -> dict[str, type]:
 
 
 @cache
-def _keys() -> dict[str, _Key]:
+def _keys() -> dict[str, SettingType]:
     """Every `section.name` with its type, read from the dataclasses."""
     keys = {}
     for section, section_class in _sections().items():
         hints = typing.get_type_hints(section_class)
         for spec in fields(section_class):
-            arms = [arm for arm in typing.get_args(hints[spec.name]) if arm is not types.NoneType]
-            optional = types.NoneType in typing.get_args(hints[spec.name])
-            is_choice = typing.get_origin(hints[spec.name]) is Literal
-            kind = str if is_choice else (arms[0] if optional else hints[spec.name])
-            choices = tuple(arms) if is_choice else ()
-            keys[f"{section}.{spec.name}"] = _Key(kind, choices, optional, spec.metadata["low"])
+            keys[f"{section}.{spec.name}"] = SettingType.of(hints[spec.name], spec.metadata["low"])
     return keys
-
-
-def _nearest(word: str, valid: typing.Iterable[str]) -> str:
-    """A "; did you mean ...?" for error messages, empty when nothing is near."""
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -22,6 +22,8 @@
     ├── OverloadedError          the queue is full; try again later (429/503 with Retry-After)
     ├── StorageError             the database or a stored file cannot be read or written
     │   └── BlobTooLargeError        a content is larger than one file may be
+    ├── UnreachableError         no server answers there, or the connection to it broke
+    ├── ProtocolError            what answered does not speak our API
     ├── KernelError              an array at the native boundary has the wrong dtype, layout or size
     └── EngineError              the engine stopped; the request was not finished
         └── DeadlineError            it was not finished within the time that the caller gave (504)
@@ -49,6 +51,7 @@ __all__ = [
     "ModelNotFoundError",
     "OverloadedError",
     "PackedFileError",
+    "ProtocolError",
     "QuotaError",
     "RateLimitError",
     "RecordNotFoundError",
@@ -56,12 +59,19 @@ __all__ = [
     "StorageError",
     "TemplateError",
     "TokenizerError",
+    "UnreachableError",
     "UnsupportedModelError",
 ]
 
 
 class GlmError(Exception):
-    """Base of every error that GLM-Crush raises on purpose."""
+    """Base of every error that GLM-Crush raises on purpose.
+
+    Attributes:
+        request_id: where a server refused, the request's name in its log.
+    """
+
+    request_id: str | None = None
 
 
 class ConfigError(GlmError):
@@ -170,6 +180,14 @@ class StorageError(GlmError):
 
 class BlobTooLargeError(StorageError):
     """A content is larger than one stored file may be."""
+
+
+class UnreachableError(GlmError):
+    """No server answers at an address, or the connection to it broke."""
+
+
+class ProtocolError(GlmError):
+    """What answered does not speak our API."""
 
 
 class KernelError(GlmError):

@@ -1,7 +1,7 @@
 """Which HTTP status and which OpenAI error body each exception becomes.
 
-Every class of `glm_crush.errors` has exactly one line in the table; anything else is a 500 whose message
-says nothing of our internals (they go to the log, with the request id).
+Every class of `glm_crush.errors` that a caller may see has one line in `error_codes`; anything else is a 500 whose
+message says nothing of our internals (they go to the log, with the request id).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from glm_crush import errors
+from glm_crush.error_codes import ERROR_CODES
 
 __all__ = ["ApiError", "ErrorReply", "ErrorShape", "ErrorShapes", "error_reply"]
 
@@ -77,32 +78,12 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
-# The most derived class that matches wins; the order is that of the tree in errors.py, leaves first.
-_STATUSES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
-    (errors.ContextLengthError, 400, "context_length_exceeded"),
-    (errors.InvalidParameterError, 400, "invalid_parameter"),
-    (errors.RecordNotFoundError, 404, "not_found"),
-    (errors.RequestError, 400, None),
-    (errors.TemplateError, 400, "template_error"),
-    (errors.ModelNotFoundError, 404, "model_not_found"),
-    (errors.AuthenticationError, 401, "invalid_api_key"),
-    (errors.AccessDeniedError, 403, "permission_denied"),
-    (errors.QuotaError, 429, "insufficient_quota"),
-    (errors.RateLimitError, 429, "rate_limit_exceeded"),
-    (errors.AccessError, 403, None),
-    (errors.OverloadedError, 503, "engine_overloaded"),
-    (errors.DeadlineError, 504, "deadline_exceeded"),
-    (errors.EngineError, 503, "engine_stopped"),
-    (errors.BlobTooLargeError, 413, "request_too_large"),
-    (errors.StorageError, 503, "storage_unavailable"),
-)
-
 
 def error_reply(error: BaseException) -> ErrorReply:
     """The reply for an exception of any kind."""
     if isinstance(error, ApiError):
         return ErrorReply(error.status, _type(error.status), str(error), error.code, error.parameter, error.headers)
-    for error_class, status, code in _STATUSES:
+    for error_class, status, code in ERROR_CODES:
         if isinstance(error, error_class):
             return ErrorReply(
                 status,
