@@ -49,7 +49,7 @@ __all__ = [
 
 WeightFormat = Literal["auto", "q4", "q8", "bf16", "f32"]
 ContextPolicy = Literal["refuse", "truncate", "window", "summarise"]
-KvDtype = Literal["bf16", "int8", "f32"]
+KvDtype = Literal["auto", "bf16", "int8", "f32"]
 SpeculationMethod = Literal["auto", "off", "prompt_lookup", "draft", "mtp"]
 
 DEFAULT_MODEL = "smollm2:135m"
@@ -80,7 +80,7 @@ class CrushSettings:
 
     threads: int | None = _setting(None, "compute threads; unset = physical cores this process may use", low=1)
     weight_format: WeightFormat = _setting("auto", "run-time weights: auto (as the source), q4, q8, bf16, f32")
-    kv_dtype: KvDtype = _setting("bf16", "type of the KV cache: bf16, int8 or f32")
+    kv_dtype: KvDtype = _setting("auto", "type of the KV cache: auto (int8 beside 4 or 8-bit weights), bf16, int8, f32")
     kv_cache_tokens: int | None = _setting(None, "tokens the KV cache holds; unset = chosen from the model", low=16)
     max_num_seqs: int = _setting(32, "requests that run at the same time", low=1)
     max_num_batched_tokens: int = _setting(512, "tokens one engine step may compute", low=1)

@@ -69,7 +69,7 @@ class LLM:
             threads: compute threads.
             max_context: longest prompt and reply together.
             kv_cache_tokens: tokens that all running requests together may keep.
-            kv_dtype: "bf16", "int8" or "f32".
+            kv_dtype: "auto" (int8 beside 4 and 8-bit weights), "bf16", "int8" or "f32".
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
             prefix_cache: whether prompts that begin alike compute the beginning once.

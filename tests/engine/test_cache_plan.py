@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
+from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, kv_dtype_beside, plan_cache
 from glm_crush.errors import ConfigError
 from glm_crush.kernels.native import Executor
 from glm_crush.kernels.program import CacheLayer, CopyHeads, Program, View
@@ -81,3 +81,19 @@ def test_a_stated_context_and_cache_are_kept():
 def test_what_cannot_be_is_refused_with_the_numbers(options, message):
     with pytest.raises(ConfigError, match=message):
         plan(**options)
+
+
+@pytest.mark.parametrize(
+    ("weight_formats", "wanted", "kv_dtype"),
+    [
+        ({"q4", "q8g"}, "auto", "int8"),
+        ({"q8", "f32"}, "auto", "int8"),
+        ({"bf16"}, "auto", "bf16"),
+        ({"bf16", "f32"}, "auto", "bf16"),
+        ({"f32"}, "auto", "f32"),
+        ({"q4"}, "bf16", "bf16"),
+        ({"f32"}, "int8", "int8"),
+    ],
+)
+def test_the_cache_is_as_fine_as_the_weights_unless_told_otherwise(weight_formats, wanted, kv_dtype):
+    assert kv_dtype_beside(weight_formats, wanted) == kv_dtype

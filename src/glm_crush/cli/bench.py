@@ -101,7 +101,7 @@ def _measure(settings: Settings, model: str, shape: BenchShape) -> dict[str, Any
     return {
         "model": model,
         "weight_format": _weight_format(loaded),
-        "kv_dtype": settings.crush.kv_dtype,
+        "kv_dtype": built.kv_dtype,
         "kernels": executor.kernels,
         "threads": executor.num_threads,
         "prompt_tokens": shape.prompt_tokens,

@@ -66,6 +66,7 @@ class EnginePlace(StrEnum):
 class KvDtype(StrEnum):
     """Types of the KV cache."""
 
+    auto = "auto"
     bf16 = "bf16"
     int8 = "int8"
     f32 = "f32"
@@ -100,7 +101,9 @@ ContextPolicyOption = Annotated[
 EngineOption = Annotated[
     EnginePlace | None, typer.Option("--engine", help="Where the engine runs: a process of its own, or this one.")
 ]
-KvDtypeOption = Annotated[KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache; default: bf16.")]
+KvDtypeOption = Annotated[
+    KvDtype | None, typer.Option("--kv-dtype", help="Type of the KV cache; default: int8 beside 4 and 8-bit weights.")
+]
 DraftModelOption = Annotated[
     str | None,
     typer.Option("--draft-model", metavar="MODEL", help="Small model with the same tokens that guesses them ahead."),

@@ -6,14 +6,14 @@ Above: `llm` and the composition root of the server. Below: everything in `engin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-from glm_crush.config import CrushSettings
+from glm_crush.config import CrushSettings, KvDtype
 from glm_crush.engine.adapters import AdapterExecutor, Adapters
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.build_drafter import find_next_token_layer, keeping_hidden, make_draft_model
-from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, plan_cache
+from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, kv_dtype_beside, plan_cache
 from glm_crush.engine.deadlines import Deadlines
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.fair_share import FairShare, tenant_weights
@@ -51,6 +51,7 @@ class BuiltEngine:
     engine: Engine
     executor: Executor
     cache: CachePlan
+    kv_dtype: KvDtype
     grammars: GrammarCompiler
 
 
@@ -87,6 +88,7 @@ def build_engine(
             f"max_num_batched_tokens is {settings.max_num_batched_tokens} and max_num_seqs {settings.max_num_seqs}; "
             "a step must have a token for every running request: raise the first or lower the second"
         )
+    settings = replace(settings, kv_dtype=kv_dtype_beside(loaded.packed.weight_formats(), settings.kv_dtype))
     layer = find_next_token_layer(settings, loaded)
     models = [model for model in (loaded, draft, layer) if model is not None]
     cache = plan_cache(
@@ -155,7 +157,7 @@ def build_engine(
         speculation=None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens),
     )
     release_free_memory()  # what loading took for a moment
-    return BuiltEngine(engine, executor, cache, grammars)
+    return BuiltEngine(engine, executor, cache, settings.kv_dtype, grammars)
 
 
 def _native_executor(loaded: LoadedModel, settings: CrushSettings, cache: CachePlan) -> Executor:

@@ -5,12 +5,14 @@ Above: `build`. Below: the program's description of its caches.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
+from glm_crush.config import KvDtype
 from glm_crush.errors import ConfigError
 from glm_crush.kernels.program import Program
 
-__all__ = ["CachePlan", "kv_bytes_per_token", "plan_cache"]
+__all__ = ["CachePlan", "kv_bytes_per_token", "kv_dtype_beside", "plan_cache"]
 
 # Room for several conversations where the model's own context is short.
 _MIN_DEFAULT_TOKENS = 16 * 1024
@@ -36,6 +38,22 @@ class CachePlan:
     @property
     def num_tokens(self) -> int:
         return self.num_blocks * self.block_size
+
+
+def kv_dtype_beside(weight_formats: Set[str], wanted: KvDtype) -> KvDtype:
+    """The type of the cache: what is wanted, for "auto" one as fine as the weights.
+
+    Beside weights of 4 or 8 bits int8 it is: with several streams keys and values are more bytes than the weights.
+
+    Args:
+        weight_formats: formats of the linear weights.
+        wanted: "auto", "bf16", "int8" or "f32".
+    """
+    if wanted != "auto":
+        return wanted
+    if any(name.startswith("q") for name in weight_formats):
+        return "int8"
+    return "f32" if weight_formats == {"f32"} else "bf16"
 
 
 def kv_bytes_per_token(program: Program, kv_dtype: str) -> int:

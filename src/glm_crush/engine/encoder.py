@@ -150,13 +150,12 @@ def _native_executor(loaded: LoadedModel, crush: CrushSettings, batch_tokens: in
     # Imported here: with another executor there is no need for the compiled module.
     from glm_crush.kernels.native import Executor
 
-    formats = {entry.format for entry in loaded.packed.entries()} - {"vector", "blob"}
     return Executor(
         loaded.compiled.program,
         loaded.packed,
         num_threads=crush.threads or physical_cores(),
         num_blocks=batch_tokens // _BLOCK_SIZE + batch_texts + 1,
         max_tokens=batch_tokens,
-        kv_dtype="f32" if formats == {"f32"} else "bf16",  # exact only where all else is
+        kv_dtype="f32" if loaded.packed.weight_formats() == {"f32"} else "bf16",  # not int8: nothing stays in it
         kernels=crush.force_kernels,
     )

@@ -159,6 +159,10 @@ class PackedFile:
         """The tensors in file order, without their data."""
         return tuple(self._entries.values())
 
+    def weight_formats(self) -> frozenset[str]:
+        """The formats its linear weights have."""
+        return frozenset(entry.format for entry in self._entries.values() if entry.format in FORMATS)
+
     def tensor(self, name: str) -> PackedTensor:
         """A packed linear weight. Raises PackedFileError when there is none of that name."""
         entry = self._entry(name)
