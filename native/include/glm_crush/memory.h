@@ -4,8 +4,8 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 
@@ -15,23 +15,26 @@ struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
 };
 
-// 64-byte aligned, zeroed, with 64 spare bytes at the end.
+// 64-byte aligned, zeroed, with 64 spare bytes at the end. Large buffers come from the system as zeros, so their pages
+// take no memory before they are used: short prompts touch little of what long ones need.
 template <typename T>
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t count) : size_(count) {
-    const size_t bytes = (count * sizeof(T) + 64 + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-    if (!data_) throw std::bad_alloc();
-    std::memset(static_cast<void*>(data_.get()), 0, bytes);
+    owned_.reset(std::calloc(count * sizeof(T) + 2 * kAlignment, 1));
+    if (!owned_) throw std::bad_alloc();
+    const uintptr_t start = reinterpret_cast<uintptr_t>(owned_.get());
+    data_ = reinterpret_cast<T*>((start + kAlignment - 1) / kAlignment * kAlignment);
   }
-  T* data() const { return data_.get(); }
+  T* data() const { return data_; }
   size_t size() const { return size_; }
-  T& operator[](size_t i) const { return data_.get()[i]; }
+  T& operator[](size_t i) const { return data_[i]; }
 
  private:
-  std::unique_ptr<T, FreeDeleter> data_;
+  static constexpr size_t kAlignment = 64;
+  std::unique_ptr<void, FreeDeleter> owned_;
+  T* data_ = nullptr;
   size_t size_ = 0;
 };
 

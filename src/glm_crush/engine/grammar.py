@@ -1,31 +1,31 @@
 """Grammars: which tokens a reply may go on with, so that it is what its request demands, to the letter.
 
 Above: the engine, which compiles a request's grammar before it is queued, and the sampler, which draws under the mask.
-Below: llguidance, which keeps a parser over bytes and walks the vocabulary's trie. Tags and special tokens never spell
-text here: only a grammar that names their ids lets them through.
+Below: `grammar_library`, with llguidance, which keeps a parser over bytes and walks the vocabulary's trie. Tags and
+special tokens never spell text here: only a grammar that names their ids lets them through.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import StructuredOutput
 
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
 __all__ = ["GrammarCompiler", "GrammarState", "check_structured"]
 
 _MAX_COMPILED = 64
-_MAX_MESSAGE = 400
-_NOT_SPECIAL = re.compile(rb'"special"\s*:\s*false')
 
 UInt32 = npt.NDArray[np.uint32]
 
@@ -72,7 +72,9 @@ class GrammarState:
     @property
     def error(self) -> str | None:
         """Why the grammar cannot go on, if it cannot; every mask is empty then."""
-        return _without_state(self._matcher.get_error()) or None
+        from glm_crush.engine.grammar_library import without_state  # as in `GrammarCompiler`
+
+        return without_state(self._matcher.get_error()) or None
 
     def fill(self, mask: UInt32) -> None:
         """Set the bits of the tokens that may come next.
@@ -194,37 +196,24 @@ class GrammarCompiler:
         return GrammarState(structured, self._compile(structured), self._eos_token_ids)
 
     def _compile(self, structured: StructuredOutput) -> LLMatcher:
+        # Imported here: a server that is asked for no grammar does without the library's 4 MB.
+        from glm_crush.engine.grammar_library import compile_grammar, load_tokenizer
+
         key = (structured.kind, structured.grammar)
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = self._load_tokenizer()
+                self._tokenizer = load_tokenizer(self._tokenizer_json(), self._vocab_size, self._eos_token_ids)
             compiled = self._compiled.get(key)
             if compiled is not None:
                 self._compiled.move_to_end(key)
                 return compiled
         # Outside the lock: nobody who has a grammar ready waits for another's.
-        compiled = LLMatcher(self._tokenizer, _in_llguidance_form(structured), log_level=0, limits=_limits())
-        if compiled.is_error():
-            raise _refusal(structured.kind, compiled.get_error())
-        first = compiled.deep_copy()
-        first.compute_bitmask()  # some grammars show only now that nothing, or too much, can begin them
-        if first.is_error():
-            raise _refusal(structured.kind, first.get_error())
+        compiled = compile_grammar(self._tokenizer, structured)
         with self._lock:
             self._compiled[key] = compiled
             if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return compiled
-
-    def _load_tokenizer(self) -> LLTokenizer:
-        # GLM's tags are added tokens that are not special: as such they could come up inside a string.
-        definition = _NOT_SPECIAL.sub(b'"special":true', self._tokenizer_json()).decode()
-        try:
-            return LLTokenizer(definition, n_vocab=self._vocab_size, eos_token=list(self._eos_token_ids))
-        except Exception as error:  # the library raises plain exceptions
-            raise InvalidParameterError(
-                f"structured output is not possible with this model's tokenizer: {error}", parameter="structured"
-            ) from error
 
 
 def check_structured(structured: StructuredOutput | None, grammars: GrammarCompiler | None) -> None:
@@ -234,36 +223,6 @@ def check_structured(structured: StructuredOutput | None, grammars: GrammarCompi
     if grammars is None:
         raise InvalidParameterError("this engine has no grammars; leave structured out", parameter="structured")
     grammars.check(structured)
-
-
-def _limits() -> LLParserLimits:
-    """Ten times the library's for wide schemas: some 10 ms a token at the worst. Errors without the parser's state."""
-    return LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
-
-
-def _in_llguidance_form(structured: StructuredOutput) -> str:
-    try:
-        if structured.kind == "json_schema":
-            return LLMatcher.grammar_from_json_schema(
-                structured.grammar,
-                # One space after a comma or colon and no other: what models write, and they cannot get lost in it.
-                defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-            )
-        if structured.kind == "regex":
-            return LLMatcher.grammar_from_regex(structured.grammar)
-        return LLMatcher.grammar_from_lark(structured.grammar)
-    except ValueError as error:
-        raise _refusal(structured.kind, str(error)) from error
-
-
-def _refusal(kind: str, message: str) -> InvalidParameterError:
-    name = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[kind]
-    return InvalidParameterError(f"the {name} cannot be used: {_without_state(message)}", parameter="structured")
-
-
-def _without_state(message: str) -> str:
-    """The library's message without its place for the parser's state."""
-    return message.replace("<non-verbose/>", "").strip()[:_MAX_MESSAGE]
 
 
 def _set(mask: UInt32, token_id: int) -> None:

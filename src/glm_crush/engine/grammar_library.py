@@ -1,0 +1,81 @@
+"""Grammars as llguidance takes them, and its errors in our words. The only file that imports the library.
+
+Above: `grammar`, which imports this when the first grammar comes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from glm_crush.errors import InvalidParameterError
+from glm_crush.types import StructuredOutput
+
+__all__ = ["compile_grammar", "load_tokenizer", "without_state"]
+
+_MAX_MESSAGE = 400
+_NOT_SPECIAL = re.compile(rb'"special"\s*:\s*false')
+
+
+def load_tokenizer(definition: bytes, vocab_size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:
+    """The library's tokenizer for a tokenizer.json.
+
+    Raises:
+        InvalidParameterError: the library cannot use this one.
+    """
+    # GLM's tags are added tokens that are not special: as such they could come up inside a string.
+    text = _NOT_SPECIAL.sub(b'"special":true', definition).decode()
+    try:
+        return LLTokenizer(text, n_vocab=vocab_size, eos_token=list(eos_token_ids))
+    except Exception as error:  # the library raises plain exceptions
+        raise InvalidParameterError(
+            f"structured output is not possible with this model's tokenizer: {error}", parameter="structured"
+        ) from error
+
+
+def compile_grammar(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLMatcher:
+    """A matcher at the grammar's beginning.
+
+    Raises:
+        InvalidParameterError: the grammar is malformed, or uses something that cannot be enforced; says what.
+    """
+    compiled = LLMatcher(tokenizer, _in_llguidance_form(structured), log_level=0, limits=_limits())
+    if compiled.is_error():
+        raise _refusal(structured.kind, compiled.get_error())
+    first = compiled.deep_copy()
+    first.compute_bitmask()  # some grammars show only now that nothing, or too much, can begin them
+    if first.is_error():
+        raise _refusal(structured.kind, first.get_error())
+    return compiled
+
+
+def _limits() -> LLParserLimits:
+    """Ten times the library's for wide schemas: some 10 ms a token at the worst. Errors without the parser's state."""
+    return LLParserLimits(max_items_in_row=20_000, step_max_items=200_000, verbose_errors=False)
+
+
+def _in_llguidance_form(structured: StructuredOutput) -> str:
+    try:
+        if structured.kind == "json_schema":
+            return LLMatcher.grammar_from_json_schema(
+                structured.grammar,
+                # One space after a comma or colon and no other: what models write, and they cannot get lost in it.
+                defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+            )
+        if structured.kind == "regex":
+            return LLMatcher.grammar_from_regex(structured.grammar)
+        return LLMatcher.grammar_from_lark(structured.grammar)
+    except ValueError as error:
+        raise _refusal(structured.kind, str(error)) from error
+
+
+def _refusal(kind: str, message: str) -> InvalidParameterError:
+    name = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}[kind]
+    return InvalidParameterError(f"the {name} cannot be used: {without_state(message)}", parameter="structured")
+
+
+def without_state(message: str) -> str:
+    """The library's message without its place for the parser's state."""
+    return message.replace("<non-verbose/>", "").strip()[:_MAX_MESSAGE]
