@@ -3,7 +3,8 @@
 Load generator, server and engine share the machine. Every server is started once; the workloads are played in turn,
 with new random prompts in each round, and ratios are taken within a round.
 
-    serving.py [clients] [prefix]        128 in, 128 out at 1, 8 and 32 clients; 1,024 shared + 64 own tokens, 64 out
+    serving.py [clients] [prefix] [shapes]    128 in, 128 out at 1, 8 and 32 clients; 1,024 shared + 64 own tokens,
+                                              64 out; 128 in, 64 out of models with random weights, which take minutes
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from peers.servers import OpenVinoPipeline, Server, glm_server, llama_server, ru
 FILE = "smollm2-q4_0.gguf"
 # clients: (target against llama-server, target against the best peer)
 TARGETS: dict[int, tuple[float, float | None]] = {1: (2.0, None), 8: (2.0, 2.0), 32: (2.0, 2.0)}
+SHAPES = {"dense-1.5b": 2.0, "glm4moe-small": 2.5}  # against llama-server
 
 
 def clients_workload(clients: int, round_number: int) -> Workload:
     """128 tokens in, 128 out."""
     count = max(4, 2 * clients)
     return Workload("128 in, 128 out", random_prompts(count, 128, 1000 * clients + round_number), 128, clients)
+
+
+def shape_workload(clients: int, round_number: int) -> Workload:
+    """128 tokens in, 64 out, one request for each client: large models take their time."""
+    return Workload("128 in, 64 out", random_prompts(clients, 128, 5000 * clients + round_number), 64, clients)
 
 
 def prefix_workload(round_number: int) -> Workload:
@@ -83,7 +90,7 @@ def report(workload: Workload, results: dict[str, list[LoadResult]], target: flo
 def main() -> None:
     """Print the figures."""
     parser = arguments(__doc__)
-    parser.add_argument("parts", nargs="*", choices=("clients", "prefix", []), help="default: both")
+    parser.add_argument("parts", nargs="*", choices=("clients", "prefix", "shapes", []), help="default: all")
     parser.add_argument("--without-vllm", action="store_true", help="leave vLLM out (it takes a minute to start)")
     parser.add_argument("--without-speculation", action="store_true", help="guess no tokens ahead")
     parser.add_argument("--clients", type=int, action="append", help="numbers of clients (default 1, 8, 32)")
@@ -91,7 +98,7 @@ def main() -> None:
     print_header("N3, N4: serving SmolLM2-135M 4-bit")
     vllm = None if options.without_vllm else vllm_server(options.threads)
     with running(vllm):
-        measure(options, options.parts or ["clients", "prefix"], vllm)
+        measure(options, options.parts or ["clients", "prefix", "shapes"], vllm)
 
 
 def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | None) -> None:
@@ -104,16 +111,36 @@ def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | No
             target, best_target = TARGETS.get(clients, (2.0, 2.0))
             report(workloads[0], alternate(servers, workloads), target, best_target)
     if "prefix" in parts:
-        with started(options, 8, 1152, vllm) as servers:
-            workloads = [prefix_workload(number) for number in range(options.rounds)]
-            results = alternate(servers, workloads)
-            report(workloads[0], results, 3.0, 1.4)
-            ours, *peers_names = results
-            llama = next(name for name in peers_names if name.startswith("llama-server"))
-            first = {name: [result.first_token_p50 for result in results[name]] for name in (ours, llama)}
-            reached = ratio(first[ours], first[llama])
-            print(f"  first token p50 against {llama}: {reached}x, at most 0.25x: ", end="")
-            print("met" if reached.median <= 0.25 else "NOT met", flush=True)
+        measure_prefix(options, vllm)
+    if "shapes" in parts:
+        measure_shapes(options)
+
+
+def measure_prefix(options: argparse.Namespace, vllm: Server | None) -> None:
+    """The table of the shared prefix."""
+    with started(options, 8, 1152, vllm) as servers:
+        workloads = [prefix_workload(number) for number in range(options.rounds)]
+        results = alternate(servers, workloads)
+    report(workloads[0], results, 3.0, 1.4)
+    ours, *peers_names = results
+    llama = next(name for name in peers_names if name.startswith("llama-server"))
+    first = {name: [result.first_token_p50 for result in results[name]] for name in (ours, llama)}
+    reached = ratio(first[ours], first[llama])
+    print(f"  first token p50 against {llama}: {reached}x, at most 0.25x: ", end="")
+    print("met" if reached.median <= 0.25 else "NOT met", flush=True)
+
+
+def measure_shapes(options: argparse.Namespace) -> None:
+    """The tables of the models with random weights, which only llama-server has too."""
+    for shape, target in SHAPES.items():
+        file = model(f"{shape}-q4_0.gguf")
+        for clients in options.clients or (8, 32):
+            with running(glm_server(file), llama_server(file, options.threads, clients, 192)) as servers:
+                alternate(servers, [shape_workload(clients, -1)])  # warms up
+                workloads = [shape_workload(clients, number) for number in range(options.rounds)]
+                results = alternate(servers, workloads)
+            print(shape, end=", ")
+            report(workloads[0], results, target, None)
 
 
 if __name__ == "__main__":
