@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from glm_crush.cache_settings import CacheSettings
 from glm_crush.client_settings import ClientSettings
 from glm_crush.config_field import setting as _setting
 from glm_crush.config_value import SettingType, nearest
@@ -128,19 +129,6 @@ class ApiSettings:
     )
     shutdown_timeout_seconds: float = _setting(30.0, "how long running requests may finish when stopping", low=0)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least serious message that is logged")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheSettings:
-    """Answers that are given again without being computed again."""
-
-    enabled: bool = _setting(True, "whether deterministic answers are kept and given again: true or false")
-    max_bytes: int = _setting(64 * 2**20, "memory for kept answers", low=0)
-    ttl_seconds: float = _setting(3600.0, "how long an answer is kept", low=1)
-    persist: bool = _setting(True, "whether answers outlive a restart, in the database: true or false")
-    redis_url: str | None = _setting(
-        None, "Redis that keeps the answers of several servers, redis://host:port/0; takes the place of the database"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

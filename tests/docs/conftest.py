@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from glm_crush.cache_settings import CacheSettings
 from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
 from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 from glm_crush.models.loader import load_model
@@ -114,7 +115,7 @@ def server_port(
             models = ServedModels([model], encoders=ServedEncoders([encoder]))
             parts: list[ServerPart] = [
                 Observability(models, settings.observability),
-                ResponseCache(models, settings.cache),
+                ResponseCache(models, CacheSettings(semantic="asked")),
             ]
             parts += [WebSocketPart(models), McpPart(models, max_body_bytes=settings.api.max_body_bytes)]
             current.app = create_app(models, settings.api, database=database, parts=parts)

@@ -36,8 +36,8 @@ def current_admission() -> Admission | None:
 
 
 @contextmanager
-def acting(admission: Admission) -> Iterator[None]:
-    """Run a block, and the tasks it starts, on behalf of an admission."""
+def acting(admission: Admission | None) -> Iterator[None]:
+    """Run a block, and the tasks it starts, on behalf of an admission; None = the server itself, which pays nothing."""
     token = _CURRENT.set(admission)
     try:
         yield

@@ -5,8 +5,9 @@ Above: `glm serve`. Below: the caches, as the settings choose them.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from starlette.middleware import Middleware
@@ -17,12 +18,13 @@ from glm_crush.cache.exact import ExactCache
 from glm_crush.cache.lazy_sql import LazySqlReplies
 from glm_crush.cache.memory import MemoryReplies
 from glm_crush.cache.reply import ReplyStore
-from glm_crush.config import CacheSettings
+from glm_crush.cache_settings import CacheSettings
 from glm_crush.errors import ConfigError
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.middleware import ResponseCaching
+from glm_crush.serving.response_cache.semantic import semantic_tier
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
@@ -35,16 +37,28 @@ class ResponseCache(ServerPart):
 
     Args:
         database: where they outlive a restart; None = memory alone, or Redis if the settings name one.
+        chance: see `SemanticCache`.
 
     Raises:
-        ConfigError: Redis is wanted and its client is not installed, or its URL is malformed.
+        ConfigError: Redis is wanted and its client is not installed, or its URL is malformed; similar questions are to
+            be answered and there is no embedding model, or a bound is none.
     """
 
-    def __init__(self, models: ServedModels, settings: CacheSettings, database: LazyDatabase | None = None) -> None:
+    def __init__(
+        self,
+        models: ServedModels,
+        settings: CacheSettings,
+        database: LazyDatabase | None = None,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._models = models
         self._outcomes: Counter[str] = Counter()
         self._cache = ExactCache(
             MemoryReplies(settings.max_bytes), ttl_seconds=settings.ttl_seconds, store=_store(settings, database)
+        )
+        self._semantic = (
+            None if settings.semantic == "off" else semantic_tier(models.encoders, settings, database, chance)
         )
 
     def routes(self) -> Sequence[ApiRoute]:
@@ -57,7 +71,15 @@ class ResponseCache(ServerPart):
 
     def inner_middleware(self) -> Sequence[Middleware]:
         """Answers from the cache, behind admission."""
-        return [Middleware(ResponseCaching, cache=self._cache, models=self._models, outcomes=self._outcomes)]
+        return [
+            Middleware(
+                ResponseCaching,
+                cache=self._cache,
+                models=self._models,
+                outcomes=self._outcomes,
+                semantic=self._semantic,
+            )
+        ]
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Writes what is to be written at the end."""
@@ -68,16 +90,23 @@ class ResponseCache(ServerPart):
         try:
             yield
         finally:
+            if self._semantic is not None:
+                await self._semantic.close()
             await self._cache.close()
 
     async def _describe(self, _: Request) -> Response:
         memory = self._cache.memory
         facts = {"entries": len(memory), "bytes": memory.num_bytes, "store_failures": self._cache.num_store_failures}
-        outcomes = {name: self._outcomes[name] for name in ("hit", "joined", "miss", "bypass")}
-        return json_response({"object": "cache", **facts, "outcomes": outcomes, "epoch": await self._cache.epoch()})
+        outcomes = {name: self._outcomes[name] for name in ("hit", "joined", "semantic", "miss", "bypass")}
+        semantic = None if self._semantic is None else self._semantic.describe()
+        described = {"object": "cache", **facts, "outcomes": outcomes, "semantic": semantic}
+        return json_response({**described, "epoch": await self._cache.epoch()})
 
     async def _clear(self, _: Request) -> Response:
-        return json_response({"object": "cache", "epoch": await self._cache.advance_epoch()})
+        epoch = await self._cache.advance_epoch()
+        if self._semantic is not None:
+            await self._semantic.clear()
+        return json_response({"object": "cache", "epoch": epoch})
 
 
 def _store(settings: CacheSettings, database: LazyDatabase | None) -> ReplyStore | None:

@@ -7,14 +7,14 @@ ones and seeded ones; or those whose caller says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic_core import from_json
 
 from glm_crush.cache.exact import canonical_key
 
-__all__ = ["CacheWish", "cache_wish", "is_cacheable_path", "may_keep", "read_object", "reply_key"]
+__all__ = ["CacheWish", "ReplyIdentity", "cache_wish", "is_cacheable_path", "may_keep", "read_object"]
 
 # Fields that change who hears of the answer, not the answer.
 _IRRELEVANT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "keep_alive"})
@@ -44,23 +44,28 @@ class CacheWish:
 
     Attributes:
         read: it takes a kept answer. write: its answer may be kept. force: even if it could come out otherwise.
+        semantic: it takes the answer of a similar question; None = as the operator has it.
     """
 
     read: bool = True
     write: bool = True
     force: bool = False
+    semantic: bool | None = None
 
 
 def cache_wish(headers: Mapping[bytes, bytes]) -> CacheWish:
     """What the headers of a request ask for.
 
-    `cache-control: no-store` passes the cache by, `no-cache` renews; `x-glm-cache: force` keeps what is not seeded.
+    `cache-control: no-store` passes the cache by, `no-cache` renews. `x-glm-cache` has words with commas between:
+    `force` keeps what is not seeded, `semantic` takes answers of similar questions, `exact` does not.
     """
     control = headers.get(b"cache-control", b"").lower()
+    words = {word.strip() for word in headers.get(b"x-glm-cache", b"").lower().split(b",")}
     return CacheWish(
         read=b"no-store" not in control and b"no-cache" not in control,
         write=b"no-store" not in control,
-        force=headers.get(b"x-glm-cache", b"").strip().lower() == b"force",
+        force=b"force" in words,
+        semantic=False if b"exact" in words else (True if b"semantic" in words else None),
     )
 
 
@@ -84,15 +89,21 @@ def may_keep(path: str, body: Mapping[str, Any], *, greedy_default: bool) -> boo
     return _seeded(body.get(field) if field else body, greedy_default)
 
 
-def reply_key(
-    path: str,
-    body: Mapping[str, Any],
-    *,
-    tenant: str,
-    model: str,
-    fingerprint: str,
-    epoch: int,
-) -> str:
-    """One key for requests whose answers are the same."""
-    relevant = {name: value for name, value in body.items() if name not in _IRRELEVANT and name != "model"}
-    return canonical_key(path=path, tenant=tenant, model=model, fingerprint=fingerprint, epoch=epoch, body=relevant)
+@dataclass(frozen=True, slots=True)
+class ReplyIdentity:
+    """What decides on an answer beside the request's body.
+
+    Attributes:
+        model, fingerprint: which model, and how it computes. epoch: of the cache.
+    """
+
+    path: str
+    tenant: str
+    model: str
+    fingerprint: str
+    epoch: int
+
+    def key(self, body: Mapping[str, Any]) -> str:
+        """One key for requests whose answers are the same."""
+        relevant = {name: value for name, value in body.items() if name not in _IRRELEVANT and name != "model"}
+        return canonical_key(**asdict(self), body=relevant)
