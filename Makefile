@@ -10,7 +10,7 @@ PORT ?= 4600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: proto help setup run test check format bench docs native native-sanitize stub oracle lock clean
+.PHONY: proto help setup run test check format bench conformance conformance-lock docs native native-sanitize stub oracle lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev  ## rewrite the sources in the house format
 bench: $(VENV)/.run native  ## the figures, each beside its peers (sets the peers up first; takes an hour)
 	$(BIN)/python benchmarks/peers/setup.py llama openvino models
 	$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+conformance: $(VENV)/.dev native  ## real clients and public suites against real servers; writes docs/conformance.md
+	PYTHONPATH=src:. $(BIN)/python conformance/run.py $(ARGS)
 
 docs: $(VENV)/.dev native  ## write the generated parts of the documentation
 	$(BIN)/python scripts/make_docs.py
@@ -73,6 +76,11 @@ lock: $(VENV)/.dev  ## write the lock files from pyproject.toml
 	    --python-version 3.11 --extra build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
 	    --python-version 3.11 --extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+conformance-lock: $(VENV)/.dev  ## newest versions of the clients into the lock files of conformance/
+	cd conformance && for name in clients llama_index; do ../$(BIN)/uv pip compile -q --universal --upgrade --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make conformance-lock" --python-version 3.11 $$name.in -o $$name.lock; done
+	cd conformance && npm update --package-lock-only
 
 clean:  ## remove the builds (keeps .venv and the models)
 	rm -rf build dist src/glm_crush/kernels/_native*.so

@@ -1,0 +1,1 @@
+"""Real clients and public test suites against a real server."""

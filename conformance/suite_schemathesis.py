@@ -1,0 +1,78 @@
+"""Schemathesis on the OpenAPI and the GraphQL schema: thousands of requests made from the description.
+
+Each of its checks becomes one of ours: it passes if no request of the run violated it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from conformance.environments import PythonEnvironment
+from conformance.outcomes import Check
+
+__all__ = ["run_schemathesis"]
+
+SEED = 1
+# What a failure is called in the report -> the sentence that it contradicts.
+_SENTENCES = {
+    "ServerError": "no request is answered with a 5xx",
+    "UndefinedStatusCode": "every status is documented",
+    "UndefinedContentType": "every content type is documented",
+    "MalformedMediaType": "content types are well formed",
+    "MissingHeaders": "documented headers are sent",
+    "JsonSchemaError": "every body follows its schema",
+    "MalformedJson": "every JSON body is JSON",
+    "AcceptedNegativeData": "what the schema forbids is refused",
+    "RejectedPositiveData": "what the schema allows is accepted",
+    "MissingHeaderNotRejected": "a required header that is missing is refused",
+    "UnsupportedMethodResponse": "a method that is not documented is refused with 405",
+    "AllowHeaderMismatch": "`Allow` names the methods that are documented",
+    "UseAfterFree": "what was deleted is gone",
+    "EnsureResourceAvailability": "what was created is there",
+    "IgnoredAuth": "a route that asks for a key refuses requests without",
+    "GraphQLServerError": "no query is answered with a server error",
+    "GraphQLClientError": "every query made from the schema is accepted",
+    "UnexpectedGraphQLResponse": "every reply has GraphQL's shape",
+}
+
+
+def run_schemathesis(clients: PythonEnvironment, schema_url: str, key: str, *, max_examples: int) -> list[Check]:
+    """One run over the schema at `schema_url`."""
+    with tempfile.TemporaryDirectory(prefix="glm-conformance-st-") as name:
+        report = Path(name) / "report.json"
+        command = [
+            *(clients.python.with_name("st"), "--no-color", "run", schema_url, "--max-examples", max_examples),
+            *("--seed", SEED, "--generation-database", "none", "--checks", "all", "--continue-on-failure"),
+            *("--report", "json", "--report-json-path", report, "--header", f"Authorization: Bearer {key}"),
+        ]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=name, env=os.environ)
+        if not report.exists():
+            raise SystemExit(f"schemathesis wrote no report:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
+        return _checks(json.loads(report.read_text()))
+
+
+def _checks(report: dict[str, Any]) -> list[Check]:
+    count, operations = report["test_cases"]["generated"], report["operations"]["tested"]
+    found = {failure["type"]: failure for failure in report["failures"]}
+    ran = Check(f"{count} requests over {operations} operations were made", "passed")
+    if report["stop_reason"] != "completed" or report["operations"]["errored"]:
+        ran = Check(
+            ran.sentence, "failed", f"stopped: {report['stop_reason']}, {report['operations']['errored']} errors"
+        )
+    checks = [ran]
+    for kind, sentence in {**_SENTENCES, **{kind: kind for kind in found if kind not in _SENTENCES}}.items():
+        if kind in found:
+            where = ", ".join(_name(operation) for operation in found[kind]["operations"][:8])
+            checks.append(Check(sentence, "failed", f"{found[kind]['count']} times: {where}"))
+        elif not kind.startswith(("GraphQL", "UnexpectedGraphQL")) or report["command"].find("graphql") >= 0:
+            checks.append(Check(sentence, "passed"))
+    return checks
+
+
+def _name(operation: Any) -> str:
+    return operation if isinstance(operation, str) else str(operation.get("label", operation))
