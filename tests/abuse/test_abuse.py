@@ -99,6 +99,16 @@ def test_slowloris_on_headers_and_bodies_ends_by_itself(server: ServerProcess) -
     assert statuses == [408] * 200
 
 
+def test_ten_thousand_headers_are_refused_a_hundred_times(server: ServerProcess) -> None:
+    headers = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 50) for number in range(10_000))
+    for _ in range(100):
+        with RawClient(server.url) as client:
+            with contextlib.suppress(OSError):  # closed before all of it is sent
+                client.send(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + headers + b"\r\n")
+            reply = client.everything()
+            assert not reply or reply.startswith(b"HTTP/1.1 431 ")
+
+
 def test_a_storm_of_disconnects_leaves_no_work_behind(server: ServerProcess) -> None:
     def strike(seed: int) -> None:
         chance = random.Random(seed)

@@ -21,6 +21,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "conformance" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 LANGUAGES = ("python", "sh", "console")

@@ -81,6 +81,8 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path, base: 
     load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
     status, message = refusal(client, load, lora_name="a", lora_path=str(tmp_path / "none"))
     assert (status, "is no folder" in message) == (400, True)
+    status, message = refusal(client, load, lora_name="a", lora_path="x" * 4000)  # longer than a file's name can be
+    assert (status, "is no folder" in message) == (400, True)
     status, message = refusal(client, load, lora_name="tiny", lora_path=str(tmp_path))
     assert (status, "served already" in message) == (400, True)
     folder = str(tiny_adapter(tmp_path / "d", base, use_dora=True))

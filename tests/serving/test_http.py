@@ -97,3 +97,25 @@ def test_the_openapi_document_describes_every_route_and_its_body(start_server: S
     page = httpx2.get(f"{server.url}/docs").text
     assert "/v1/chat/completions" in page
     assert "http" not in page.replace("/openapi.json", "")
+
+
+def test_a_405_names_every_method_of_the_path(start_server: Start) -> None:
+    reply = httpx2.options(f"{start_server().url}/v1/models")
+    assert (reply.status_code, reply.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_model_whose_name_holds_slashes_is_found_by_its_path(start_server: Start) -> None:
+    reply = httpx2.get(f"{start_server().url}/v1/models/some/where/else")
+    assert reply.json()["error"]["message"].startswith("the model 'some/where/else' is not served here")
+
+
+def test_the_openapi_document_describes_replies_streams_and_errors(start_server: Start) -> None:
+    document = httpx2.get(f"{start_server().url}/openapi.json").json()
+    responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    content = responses["200"]["content"]
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletion"}
+    assert content["text/event-stream"]["itemSchema"]["required"] == ["data"]
+    reply = document["components"]["schemas"]["ChatCompletion"]
+    assert reply["required"] == ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
+    assert responses["default"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Error"}
+    assert list(document["paths"]["/ready"]["get"]["responses"]) == ["200", "503", "default"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,8 @@ import uvicorn
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from mcp_types import ResourceTemplateReference
 
 from glm_crush.config import ApiSettings, StorageSettings
 from glm_crush.serving.app import create_app
@@ -101,14 +104,13 @@ def test_generate_writes_text_and_says_how(mode: str) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("dance", {}, "there is generate"),
         ("generate", {}, "missing: prompt"),
         ("generate", {"prompt": "x", "colour": 1}, "unknown: colour"),
         ("generate", {"prompt": "x", "temperature": -1}, "temperature"),
         ("generate", {"prompt": "x", "model": "nope"}, "nope"),
         ("generate", {"prompt": "x" * 2000}, "1000"),
     ],
-    ids=["tool", "missing", "unknown", "value", "model", "long"],
+    ids=["missing", "unknown", "value", "model", "long"],
 )
 def test_what_is_wrong_is_a_result_that_says_so(name: str, arguments: dict[str, Any], words: str) -> None:
     async def work(client: Client) -> Any:
@@ -117,6 +119,32 @@ def test_what_is_wrong_is_a_result_that_says_so(name: str, arguments: dict[str, 
     result = with_client(ScriptedEngine(), work, "auto")
     assert result.is_error
     assert words in result.content[0].text
+
+
+@MODES
+def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(mode: str) -> None:
+    async def work(client: Client) -> Any:
+        with pytest.raises(MCPError, match="there is no tool 'dance'; there is generate") as caught:
+            await client.call_tool("dance", {})
+        return caught.value.error.code
+
+    assert with_client(ScriptedEngine(), work, mode) == -32602
+
+
+@MODES
+def test_each_model_is_a_resource_whose_name_is_completed(mode: str) -> None:
+    async def work(client: Client) -> Any:
+        templates = (await client.list_resource_templates()).resource_templates
+        reference = ResourceTemplateReference(uri=templates[0].uri_template)
+        completed = await client.complete(reference, {"name": "name", "value": "scr"})
+        read = await client.read_resource("glm://models/scripted")
+        with pytest.raises(MCPError, match="there is no resource 'glm://models/other'"):
+            await client.read_resource("glm://models/other")
+        return completed.completion.values, read.contents[0].text
+
+    names, card = with_client(ScriptedEngine(), work, mode)
+    assert names == ["scripted"]
+    assert json.loads(card)["max_model_len"] == 1000
 
 
 @MODES

@@ -54,8 +54,28 @@ def adapter_routes(models: ServedModels) -> list[ApiRoute]:
     """What changes the adapters of a running server."""
     adapters = LoraAdapters(models)
     return [
-        (Endpoint("POST", "/v1/load_lora_adapter", "Serve a LoRA adapter.", LoadLoraRequest), adapters.post_load),
-        (Endpoint("POST", "/v1/unload_lora_adapter", "Stop serving it.", UnloadLoraRequest), adapters.post_unload),
+        (
+            Endpoint(
+                "POST",
+                "/v1/load_lora_adapter",
+                "Serve a LoRA adapter.",
+                LoadLoraRequest,
+                reply=str,
+                media_type="text/plain",
+            ),
+            adapters.post_load,
+        ),
+        (
+            Endpoint(
+                "POST",
+                "/v1/unload_lora_adapter",
+                "Stop serving it.",
+                UnloadLoraRequest,
+                reply=str,
+                media_type="text/plain",
+            ),
+            adapters.post_unload,
+        ),
     ]
 
 

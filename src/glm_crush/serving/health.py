@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+from typing import NotRequired
 
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openapi import Endpoint
@@ -15,13 +17,32 @@ from glm_crush.serving.served_models import ServedModels
 __all__ = ["Health", "health_routes"]
 
 
+class _Status(TypedDict):
+    """Whether it is, and which models are there or have stopped."""
+
+    status: str
+    models: NotRequired[list[str]]
+    stopped: NotRequired[list[str]]
+
+
+class _Version(TypedDict):
+    """Of the package."""
+
+    version: str
+
+
 def health_routes(models: ServedModels) -> list[ApiRoute]:
     """The probes."""
     health = Health(models)
     return [
-        (Endpoint("GET", "/health", "The process answers."), health.health),
-        (Endpoint("GET", "/ready", "Requests can be answered; 503 otherwise."), health.ready),
-        (Endpoint("GET", "/version", "The installed version."), health.version),
+        (Endpoint("GET", "/health", "The process answers.", reply=_Status), health.health),
+        (
+            Endpoint(
+                "GET", "/ready", "Requests can be answered; 503 otherwise.", reply=_Status, may_be_unavailable=True
+            ),
+            health.ready,
+        ),
+        (Endpoint("GET", "/version", "The installed version.", reply=_Version), health.version),
     ]
 
 

@@ -1,18 +1,18 @@
-"""The API described: an OpenAPI 3.1 document and a page that shows it, without anything from the network.
+"""The API described: an OpenAPI 3.2 document and a page that shows it, without anything from the network.
 
-Above: `app.py`, which builds them when they are first asked for. Below: the request classes.
+Above: `app.py`, which builds them when they are first asked for. Below: the classes of requests and replies.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 
 __all__ = ["Endpoint", "openapi_document", "openapi_page"]
 
@@ -33,6 +33,7 @@ _ERROR_SCHEMAS: Mapping[Dialect, tuple[str, Mapping[str, Any]]] = {
     ),
     "ollama": ("OllamaError", _object(error=_TEXT)),
 }
+_EVENT = {"type": "object", "required": ["data"], "properties": {"event": _TEXT, "data": _TEXT}}
 _STREAM_TYPES: Mapping[Dialect, str] = {
     "openai": "text/event-stream",
     "anthropic": "text/event-stream",
@@ -42,7 +43,16 @@ _STREAM_TYPES: Mapping[Dialect, str] = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One method of one path; `streams` says that the reply may be a stream, `dialect` whose errors it has."""
+    """One method of one path.
+
+    Attributes:
+        body: what is sent as JSON; `form`: what is sent as multipart/form-data instead, field by field.
+        streams: the reply may be a stream. dialect: whose errors it has.
+        reply: the type of the JSON of a success; None: no body. status: of a success.
+        media_type: of a success that is no JSON.
+        query: the query parameters and their schemas.
+        may_be_unavailable: a 503 of this route is an answer, not an error.
+    """
 
     method: str
     path: str
@@ -50,21 +60,30 @@ class Endpoint:
     body: type[BaseModel] | None = None
     streams: bool = False
     dialect: Dialect = "openai"
+    reply: Any = dict[str, Any]
+    status: int = 200
+    media_type: str = "application/json"
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    form: Mapping[str, Mapping[str, Any]] | None = None
+    may_be_unavailable: bool = False
 
 
 def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """The description of `endpoints`."""
-    bodies = [endpoint.body for endpoint in endpoints if endpoint.body is not None]
-    names, definitions = models_json_schema(
-        [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
-    )
-    schemas = {**dict(_ERROR_SCHEMAS.values()), **definitions.get("$defs", {})}
+    # By their representations, which name the module too: several dialects have a ChatRequest.
+    bodies = {repr(endpoint.body): endpoint.body for endpoint in endpoints if endpoint.body is not None}
+    replies = {repr(endpoint.reply): endpoint.reply for endpoint in endpoints if endpoint.reply is not None}
+    inputs: list[Any] = [(name, "validation", TypeAdapter(body)) for name, body in bodies.items()]
+    inputs += [(name, "serialization", TypeAdapter(reply)) for name, reply in replies.items()]
+    references, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    schemas = {**dict(_ERROR_SCHEMAS.values()), **dict(sorted(definitions.get("$defs", {}).items()))}
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        reference = names[(endpoint.body, "validation")] if endpoint.body is not None else None
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, reference)
+        body = None if endpoint.body is None else references[repr(endpoint.body), "validation"]
+        reply = None if endpoint.reply is None else references[repr(endpoint.reply), "serialization"]
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, body, reply)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "GLM-Crush", "version": version},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
@@ -72,25 +91,46 @@ def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, A
     }
 
 
-def _operation(endpoint: Endpoint, body: Mapping[str, Any] | None) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-    if endpoint.streams:
-        content[_STREAM_TYPES[endpoint.dialect]] = {"schema": {"type": "string"}}
+def _operation(endpoint: Endpoint, body: Mapping[str, Any] | None, reply: Mapping[str, Any] | None) -> dict[str, Any]:
     error_schema, _ = _ERROR_SCHEMAS[endpoint.dialect]
     error = {
         "description": "an error in the dialect's shape",
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{error_schema}"}}},
     }
+    success = {"description": "the reply", "content": _success(endpoint, reply)}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
-        "responses": {"200": {"description": "the reply", "content": content}, "default": error},
+        "responses": {
+            str(endpoint.status): success,
+            **({"503": {**success, "description": "the same, while it cannot"}} if endpoint.may_be_unavailable else {}),
+            "default": error,
+        },
     }
-    if "{" in endpoint.path:
-        name = endpoint.path.split("{")[1].split("}")[0]
-        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
+    parameters = [_parameter(name, "path", {"type": "string"}) for name in re.findall(r"{(\w+)}", endpoint.path)]
+    parameters += [_parameter(name, "query", schema) for name, schema in endpoint.query.items()]
+    if parameters:
+        operation["parameters"] = parameters
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": dict(body)}}}
+    elif endpoint.form is not None:
+        form = _object(**endpoint.form)
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     return operation
+
+
+def _success(endpoint: Endpoint, reply: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body of a success by media type; of a stream each item is described."""
+    if reply is None:
+        return {}
+    content: dict[str, Any] = {endpoint.media_type: {"schema": dict(reply)}}
+    if endpoint.streams:
+        media_type = _STREAM_TYPES[endpoint.dialect]
+        content[media_type] = {"itemSchema": _EVENT if media_type == "text/event-stream" else dict(reply)}
+    return content
+
+
+def _parameter(name: str, place: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": dict(schema)}
 
 
 def openapi_page(document: Mapping[str, Any]) -> str:

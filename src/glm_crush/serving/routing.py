@@ -5,7 +5,7 @@ Above: `app.py`. Below: Starlette. An adapter's list of `ApiRoute` is all that t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 
 from starlette.requests import Request
@@ -25,10 +25,13 @@ ApiRoute = tuple[Endpoint, Handler]
 
 
 def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
-    """The same routes for Starlette. A model's name may hold slashes, so path parameters may."""
+    """The same routes for Starlette, one for each path, so that a 405 names all its methods."""
+    handlers: dict[str, dict[str, Handler]] = {}
+    for endpoint, handler in routes:
+        handlers.setdefault(endpoint.path, {})[endpoint.method] = handler
     return [
-        Route(endpoint.path.replace("}", ":path}"), _Holding(endpoint.path, handler), methods=[endpoint.method])
-        for endpoint, handler in routes
+        Route(path.replace("{model_id}", "{model_id:path}"), _Holding(path, by_method), methods=list(by_method))
+        for path, by_method in handlers.items()
     ]
 
 
@@ -48,15 +51,16 @@ async def hold_model(models: ServedModels, name: str | None, http: Request) -> S
 
 
 class _Holding:
-    """A handler as an ASGI application that lets go of what the request holds once its response is sent."""
+    """A path's handlers as an ASGI application that lets go of what the request holds once its response is sent."""
 
-    def __init__(self, path: str, handler: Handler) -> None:
+    def __init__(self, path: str, handlers: Mapping[str, Handler]) -> None:
         self._path = path
-        self._handler = handler
+        self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["glm_crush.route"] = self._path
         async with AsyncExitStack() as held:
             scope["glm_crush.held"] = held
-            response = await self._handler(Request(scope, receive, send))
+            handler = self._handlers.get(scope["method"]) or self._handlers["GET"]  # HEAD is GET without the body
+            response = await handler(Request(scope, receive, send))
             await response(scope, receive, send)

@@ -92,7 +92,11 @@ def read_adapter(path: str | Path) -> Adapter:
         UnsupportedModelError: the adapter does what is not supported; says what.
     """
     path = Path(path).expanduser()
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # a name that no file can have
+        is_folder = False
+    if not is_folder:
         raise ModelNotFoundError(f"{path} is no folder; give the folder of a LoRA adapter, with adapter_config.json")
     config_path, weights_path = path / "adapter_config.json", path / "adapter_model.safetensors"
     for file in (config_path, weights_path):

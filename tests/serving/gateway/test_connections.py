@@ -39,6 +39,12 @@ def test_ten_thousand_headers_are_refused(serve: Serve) -> None:
     assert httpx2.get(f"{url}/health").status_code == 200
 
 
+def test_white_space_around_the_value_of_a_header_is_no_part_of_it(serve: Serve) -> None:
+    with RawClient(serve(**LOCAL).url) as client:
+        reply = client.send(GET + b"connection: close\r\nx-request-id: \t mine \t\r\n\r\n").everything()
+    assert b"\r\nx-request-id: mine\r\n" in reply
+
+
 @pytest.mark.parametrize(
     "beginning",
     [b"GET /" + b"a" * 40_000, GET + b"x: " + b"a" * 40_000, GET + b"a" * 40_000, b"a" * 40_000],

@@ -66,6 +66,20 @@ def test_rotation_gives_a_second_secret_and_the_first_ends_with_the_overlap(serv
     assert "expired" in chat(url, second).json()["error"]["message"]
 
 
+def test_an_overlap_of_more_than_a_year_is_refused(serve: Serve) -> None:
+    url = serve().url
+    path = f"{url}/admin/v1/keys/{make_key(url)['id']}/rotate"
+    reply = httpx2.post(path, headers=ADMIN, json={"overlap_seconds": 1e300})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "overlap_seconds")
+
+
+def test_what_is_done_to_a_key_is_no_key_of_that_name(serve: Serve) -> None:
+    url = serve().url
+    path = f"{url}/admin/v1/keys/{make_key(url)['id']}/rotate"
+    reply = httpx2.patch(path, headers=ADMIN, json={"name": "other"})
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+
+
 def test_scopes_open_groups_of_routes(serve: Serve) -> None:
     url = serve().url
     only_models = make_key(url, scopes=["models"])["key"]

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from glm_crush.errors import ConfigError, InvalidParameterError
 from glm_crush.serving.gateway.meter import MONEY_UNIT
 from glm_crush.serving.gateway.records import KeyLimits
+from glm_crush.serving.gateway.replies import Application, ApplicationList, AuditList, Key, KeyList, UsageList
 from glm_crush.serving.gateway.views import application_view, key_view
 from glm_crush.serving.json_http import StrictModel, json_response, read_request
 from glm_crush.serving.openapi import Endpoint
@@ -27,12 +28,19 @@ if TYPE_CHECKING:
 __all__ = ["admin_routes"]
 
 _MOST_ROWS = 1000
+_TEXT: dict[str, Any] = {"type": "string"}
+_USAGE_QUERY = {"key_id": _TEXT, "from": _TEXT, "to": _TEXT}
+_AUDIT_QUERY: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": _MOST_ROWS},
+    "before": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+    "key_id": _TEXT,
+}
 
 
 class ApplicationRequest(StrictModel):
     """A new application."""
 
-    name: str
+    name: str = Field(json_schema_extra={"minLength": 1, "maxLength": 100})
 
 
 class LimitsBody(StrictModel):
@@ -75,7 +83,7 @@ class KeyChangeRequest(StrictModel):
 class RotateRequest(StrictModel):
     """How long the older secrets go on working."""
 
-    overlap_seconds: float = 86_400.0
+    overlap_seconds: float = Field(86_400.0, json_schema_extra={"minimum": 0, "maximum": 31_536_000})
 
 
 def admin_routes(part: GatewayPart) -> list[ApiRoute]:
@@ -84,17 +92,41 @@ def admin_routes(part: GatewayPart) -> list[ApiRoute]:
     keys, key = "/admin/v1/keys", "/admin/v1/keys/{key_id}"
     applications = "/admin/v1/applications"
     return [
-        (Endpoint("POST", applications, "Register an application.", ApplicationRequest), admin.register),
-        (Endpoint("GET", applications, "The applications."), admin.applications),
-        (Endpoint("POST", keys, "Make a key; its secret is in this reply only.", KeyRequest), admin.create),
-        (Endpoint("GET", keys, "The keys, of all applications or of one (?application=)."), admin.keys),
-        (Endpoint("POST", f"{key}/rotate", "A new secret for a key.", RotateRequest), admin.rotate),
-        (Endpoint("POST", f"{key}/revoke", "End a key now."), admin.revoke),
-        (Endpoint("GET", key, "One key."), admin.key),
-        (Endpoint("PATCH", key, "Change rights or limits of a key.", KeyChangeRequest), admin.change),
-        (Endpoint("DELETE", key, "End a key now."), admin.revoke),
-        (Endpoint("GET", "/admin/v1/usage", "Tokens and money by key, model and day."), admin.usage),
-        (Endpoint("GET", "/admin/v1/audit", "The audit log, newest first."), admin.audit),
+        (
+            Endpoint(
+                "POST", applications, "Register an application.", ApplicationRequest, reply=Application, status=201
+            ),
+            admin.register,
+        ),
+        (Endpoint("GET", applications, "The applications.", reply=ApplicationList), admin.applications),
+        (
+            Endpoint("POST", keys, "Make a key; its secret is in this reply only.", KeyRequest, reply=Key, status=201),
+            admin.create,
+        ),
+        (
+            Endpoint(
+                "GET", keys, "The keys, of all applications or of one.", reply=KeyList, query={"application": _TEXT}
+            ),
+            admin.keys,
+        ),
+        (
+            Endpoint("POST", f"{key}/rotate", "A new secret for a key.", RotateRequest, reply=Key, status=201),
+            admin.rotate,
+        ),
+        (Endpoint("POST", f"{key}/revoke", "End a key now.", reply=Key), admin.revoke),
+        (Endpoint("GET", key, "One key.", reply=Key), admin.key),
+        (Endpoint("PATCH", key, "Change rights or limits of a key.", KeyChangeRequest, reply=Key), admin.change),
+        (Endpoint("DELETE", key, "End a key now.", reply=Key), admin.revoke),
+        (
+            Endpoint(
+                "GET", "/admin/v1/usage", "Tokens and money by key, model and day.", reply=UsageList, query=_USAGE_QUERY
+            ),
+            admin.usage,
+        ),
+        (
+            Endpoint("GET", "/admin/v1/audit", "The audit log, newest first.", reply=AuditList, query=_AUDIT_QUERY),
+            admin.audit,
+        ),
     ]
 
 

@@ -125,8 +125,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._expect(self.limits.header_seconds, self._headers_are_late)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count headers, and trailers with them."""
-        super().on_header(name, value)
+        """Count headers, and trailers with them. White space around a value is no part of it (RFC 9110, 5.5)."""
+        super().on_header(name, value.strip(b" \t"))
         self._header_bytes += len(name) + len(value) + 4
         if len(self.headers) > self.limits.max_headers:
             self._stop_parsing(f"there are more than {self.limits.max_headers} headers; send fewer")

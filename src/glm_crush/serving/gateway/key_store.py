@@ -25,6 +25,8 @@ from glm_crush.storage.database import Database
 
 __all__ = ["KeyChange", "KeyStore", "Snapshot"]
 
+_LONGEST_OVERLAP_SECONDS = 31_536_000
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -137,11 +139,12 @@ class KeyStore:
         """A new secret for a key; the older ones go on working for so long.
 
         Raises:
-            RecordNotFoundError: no such key. InvalidParameterError: it is revoked, or the time is negative.
+            RecordNotFoundError: no such key. InvalidParameterError: it is revoked, or the time is out of range.
         """
-        if overlap_seconds < 0:
+        if not 0 <= overlap_seconds <= _LONGEST_OVERLAP_SECONDS:
             raise InvalidParameterError(
-                f"overlap_seconds is {overlap_seconds:g}; give 0 or more", parameter="overlap_seconds"
+                f"overlap_seconds is {overlap_seconds:g}; give 0 to {_LONGEST_OVERLAP_SECONDS}, a year",
+                parameter="overlap_seconds",
             )
         key = await self.key(key_id)
         if key.revoked_at is not None:

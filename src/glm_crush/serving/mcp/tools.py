@@ -2,7 +2,7 @@
 
 Above: `part` (streamable HTTP) and `glm mcp` (stdio). Below: a backend, and the SDK's low-level server, which speaks
 the specification of 2026-07-28 and the handshakes of 2025. A tool's failure is a result with `is_error`, as the
-specification has it, so that the model that called it can read what was wrong.
+specification has it, so that the model that called it can read what was wrong; a tool that is not there is an error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import Any
+from urllib.parse import unquote
 
 import mcp_types as types
 from mcp.server.lowlevel import Server
@@ -22,6 +23,8 @@ from glm_crush.serving.mcp.backend import Answer, Backend
 __all__ = ["mcp_server"]
 
 _MODELS_URI = "glm://models"
+_MODEL_TEMPLATE = "glm://models/{name}"
+_MOST_COMPLETIONS = 100  # as the specification has it
 _INSTRUCTIONS = (
     "Language models on this machine. `generate` writes text or JSON, `embed` turns texts into vectors, `rerank` "
     "orders documents by a query; the resource glm://models lists the models."
@@ -145,7 +148,7 @@ def mcp_server(backend: Backend) -> Server[Any]:
     async def call_tool(_: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         tool = tools.get(params.name)
         if tool is None:
-            return _failed(f"there is no tool {params.name!r}; there is {', '.join(tools)}")
+            raise _not_there(f"there is no tool {params.name[:200]!r}; there is {', '.join(tools)}")
         arguments = params.arguments or {}
         unknown = sorted(set(arguments) - set(tool.properties))
         missing = [name for name in tool.required if name not in arguments]
@@ -169,16 +172,41 @@ def mcp_server(backend: Backend) -> Server[Any]:
             ]
         )
 
-    async def read_resource(_: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
-        if str(params.uri) != _MODELS_URI:
-            raise _not_there(f"there is no resource {str(params.uri)[:200]!r}; there is {_MODELS_URI}")
+    async def list_templates(_: Any, __: Any) -> types.ListResourceTemplatesResult:
+        template = types.ResourceTemplate(
+            uri_template=_MODEL_TEMPLATE, name="model", description="One model.", mime_type="application/json"
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[template])
+
+    async def models() -> dict[str, Any]:
         answer = await backend.models()
         if answer.status != 200:
             raise _not_there(_reason(answer))
-        text = json.dumps(answer.body)
+        return {str(card["id"]): card for card in answer.body["data"]}
+
+    async def read_resource(_: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+        uri = str(params.uri)
+        cards = await models()
+        name = unquote(uri.removeprefix(f"{_MODELS_URI}/"))
+        if uri == _MODELS_URI:
+            found: Any = {"object": "list", "data": list(cards.values())}
+        elif name in cards and uri != name:
+            found = cards[name]
+        else:
+            raise _not_there(f"there is no resource {uri[:200]!r}; there is {_MODELS_URI} and {_MODEL_TEMPLATE}")
         return types.ReadResourceResult(
-            contents=[types.TextResourceContents(uri=_MODELS_URI, mime_type="application/json", text=text)]
+            contents=[types.TextResourceContents(uri=uri, mime_type="application/json", text=json.dumps(found))]
         )
+
+    async def complete(_: Any, params: types.CompleteRequestParams) -> types.CompleteResult:
+        reference = params.ref
+        if not isinstance(reference, types.ResourceTemplateReference) or reference.uri != _MODEL_TEMPLATE:
+            raise _not_there(f"only the argument of the resource template {_MODEL_TEMPLATE} can be completed")
+        names = [name for name in await models() if name.startswith(params.argument.value)]
+        completion = types.Completion(
+            values=names[:_MOST_COMPLETIONS], total=len(names), has_more=len(names) > _MOST_COMPLETIONS
+        )
+        return types.CompleteResult(completion=completion)
 
     return Server(
         "glm-crush",
@@ -188,7 +216,9 @@ def mcp_server(backend: Backend) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
         on_read_resource=read_resource,
+        on_completion=complete,
     )
 
 

@@ -5,6 +5,8 @@ Above: `app.py`. Below: one module for each group of routes.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
 from glm_crush.serving.errors import ErrorShape
@@ -21,6 +23,16 @@ from glm_crush.serving.ollama.protocol import (
     GenerateRequest,
     PullRequest,
     ShowRequest,
+)
+from glm_crush.serving.ollama.replies import (
+    Chat,
+    Embeddings,
+    EmbeddingVector,
+    Generated,
+    ModelDetails,
+    Models,
+    Progress,
+    Version,
 )
 from glm_crush.serving.ollama.reply import ollama_error
 from glm_crush.serving.ollama.stored import StoredModels
@@ -40,25 +52,34 @@ def ollama_routes(models: ServedModels, store: ModelStore | None) -> list[ApiRou
     generation, catalogue, stored = Generation(models), Catalogue(models, store), StoredModels(models, store)
     return [
         (
-            _endpoint("POST", "chat", "Answer as Ollama does.", ChatRequest, streams=True),
+            _endpoint("POST", "chat", "Answer as Ollama does.", Chat, ChatRequest, streams=True),
             generation.chat,
         ),
-        (_endpoint("POST", "generate", "Answer a prompt.", GenerateRequest, streams=True), generation.generate),
-        (_endpoint("POST", "embed", "Vectors of texts.", EmbedRequest), embedding.embed),
-        (_endpoint("POST", "embeddings", "The vector of one text.", EmbeddingsRequest), embedding.embeddings),
-        (_endpoint("GET", "tags", "The models on this machine."), catalogue.tags),
-        (_endpoint("GET", "ps", "The models that are loaded."), catalogue.ps),
-        (_endpoint("GET", "version", "The installed version."), catalogue.version),
-        (_endpoint("POST", "show", "One model.", ShowRequest), catalogue.show),
-        (_endpoint("POST", "pull", "Fetch a model.", PullRequest, streams=True), stored.pull),
-        (_endpoint("POST", "create", "Name a model, with defaults.", CreateRequest, streams=True), stored.create),
-        (_endpoint("POST", "copy", "Give a model a second name.", CopyRequest), stored.copy),
-        (Endpoint("GET", "/", "The server runs."), catalogue.alive),
-        (_endpoint("DELETE", "delete", "Remove a model.", DeleteRequest), stored.delete),
+        (
+            _endpoint("POST", "generate", "Answer a prompt.", Generated, GenerateRequest, streams=True),
+            generation.generate,
+        ),
+        (_endpoint("POST", "embed", "Vectors of texts.", Embeddings, EmbedRequest), embedding.embed),
+        (
+            _endpoint("POST", "embeddings", "The vector of one text.", EmbeddingVector, EmbeddingsRequest),
+            embedding.embeddings,
+        ),
+        (_endpoint("GET", "tags", "The models on this machine.", Models), catalogue.tags),
+        (_endpoint("GET", "ps", "The models that are loaded.", Models), catalogue.ps),
+        (_endpoint("GET", "version", "The installed version.", Version), catalogue.version),
+        (_endpoint("POST", "show", "One model.", ModelDetails, ShowRequest), catalogue.show),
+        (_endpoint("POST", "pull", "Fetch a model.", Progress, PullRequest, streams=True), stored.pull),
+        (
+            _endpoint("POST", "create", "Name a model, with defaults.", Progress, CreateRequest, streams=True),
+            stored.create,
+        ),
+        (_endpoint("POST", "copy", "Give a model a second name.", None, CopyRequest), stored.copy),
+        (Endpoint("GET", "/", "The server runs.", reply=str, media_type="text/plain"), catalogue.alive),
+        (_endpoint("DELETE", "delete", "Remove a model.", None, DeleteRequest), stored.delete),
     ]
 
 
 def _endpoint(
-    method: str, name: str, summary: str, body: type[BaseModel] | None = None, *, streams: bool = False
+    method: str, name: str, summary: str, reply: Any, body: type[BaseModel] | None = None, *, streams: bool = False
 ) -> Endpoint:
-    return Endpoint(method, f"/api/{name}", summary, body, streams, "ollama")
+    return Endpoint(method, f"/api/{name}", summary, body, streams, "ollama", reply)

@@ -16,6 +16,7 @@ from glm_crush.engine.encoder_runner import Float32
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import StrictModel, json_response, read_request
+from glm_crush.serving.openai.replies import Embeddings
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_encoder import ServedEncoders
@@ -44,7 +45,9 @@ class EmbeddingRequest(StrictModel):
 def embedding_routes(encoders: ServedEncoders) -> list[ApiRoute]:
     """The route over the served embedding models."""
     routes = _Embeddings(encoders)
-    return [(Endpoint("POST", "/v1/embeddings", "Vectors of texts.", EmbeddingRequest), routes.create)]
+    return [
+        (Endpoint("POST", "/v1/embeddings", "Vectors of texts.", EmbeddingRequest, reply=Embeddings), routes.create)
+    ]
 
 
 class _Embeddings:

@@ -17,6 +17,7 @@ from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import StrictModel, json_response, read_request
 from glm_crush.serving.openai.embeddings import truncation
+from glm_crush.serving.openai.replies import Ranking, Scores
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_encoder import ScoredPairs, ServedEncoder, ServedEncoders
@@ -64,8 +65,11 @@ def rerank_routes(encoders: ServedEncoders) -> list[ApiRoute]:
     routes = _Reranking(encoders)
     summary = "Documents in the order in which they answer a query."
     return [
-        *((Endpoint("POST", path, summary, RerankRequest), routes.rerank) for path in _RERANK_PATHS),
-        *((Endpoint("POST", path, "How well two texts go together.", ScoreRequest), routes.score) for path in _SCORE),
+        *((Endpoint("POST", path, summary, RerankRequest, reply=Ranking), routes.rerank) for path in _RERANK_PATHS),
+        *(
+            (Endpoint("POST", path, "How well two texts go together.", ScoreRequest, reply=Scores), routes.score)
+            for path in _SCORE
+        ),
     ]
 
 

@@ -25,6 +25,7 @@ from glm_crush.serving.openai.chat import chat_message, turn_request
 from glm_crush.serving.openai.completions import encode_prompts
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest, CompletionRequest
+from glm_crush.serving.openai.replies import DetokenizedText, RenderedPrompt, TokenizedPrompt
 from glm_crush.serving.openai.reply_wish import wanted_structure
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute, hold_model
@@ -66,14 +67,34 @@ def tokenize_routes(models: ServedModels) -> list[ApiRoute]:
     """What vLLM's clients call to see tokens."""
     routes = _Tokenization(models)
     return [
-        (Endpoint("POST", "/tokenize", "Token ids of a prompt or of messages.", TokenizeRequest), routes.tokenize),
-        (Endpoint("POST", "/detokenize", "The text of token ids.", DetokenizeRequest), routes.detokenize),
         (
-            Endpoint("POST", "/v1/chat/completions/render", "The prompt of a conversation.", ChatRequest),
+            Endpoint(
+                "POST", "/tokenize", "Token ids of a prompt or of messages.", TokenizeRequest, reply=TokenizedPrompt
+            ),
+            routes.tokenize,
+        ),
+        (
+            Endpoint("POST", "/detokenize", "The text of token ids.", DetokenizeRequest, reply=DetokenizedText),
+            routes.detokenize,
+        ),
+        (
+            Endpoint(
+                "POST",
+                "/v1/chat/completions/render",
+                "The prompt of a conversation.",
+                ChatRequest,
+                reply=RenderedPrompt,
+            ),
             routes.render_chat,
         ),
         (
-            Endpoint("POST", "/v1/completions/render", "The token ids of prompts.", CompletionRequest),
+            Endpoint(
+                "POST",
+                "/v1/completions/render",
+                "The token ids of prompts.",
+                CompletionRequest,
+                reply=list[RenderedPrompt],
+            ),
             routes.render_completion,
         ),
     ]

@@ -20,6 +20,7 @@ from glm_crush.serving.errors import ApiError
 from glm_crush.serving.json_http import StrictModel, json_response, read_request
 from glm_crush.serving.openai.listing import page_object, page_query
 from glm_crush.serving.openai.metadata import check_metadata
+from glm_crush.serving.openai.replies import PAGE_QUERY, Batch, BatchPage
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.tenant import key_of, tenant_of
@@ -70,10 +71,13 @@ def batch_routes(open_batches: Callable[[], Awaitable[OpenBatches]]) -> list[Api
     routes = _Batches(open_batches)
     path = "/v1/batches/{batch_id}"
     return [
-        (Endpoint("POST", "/v1/batches", "Run the requests of a file in idle time.", BatchRequest), routes.create),
-        (Endpoint("GET", "/v1/batches", "The batches there are."), routes.list),
-        (Endpoint("POST", f"{path}/cancel", "Stop a batch; what is done stays."), routes.cancel),
-        (Endpoint("GET", path, "One batch."), routes.retrieve),
+        (
+            Endpoint("POST", "/v1/batches", "Run the requests of a file in idle time.", BatchRequest, reply=Batch),
+            routes.create,
+        ),
+        (Endpoint("GET", "/v1/batches", "The batches there are.", reply=BatchPage, query=PAGE_QUERY), routes.list),
+        (Endpoint("POST", f"{path}/cancel", "Stop a batch; what is done stays.", reply=Batch), routes.cancel),
+        (Endpoint("GET", path, "One batch.", reply=Batch), routes.retrieve),
     ]
 
 

@@ -16,6 +16,7 @@ from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openai.files.upload import read_upload
 from glm_crush.serving.openai.listing import page_object, page_query
+from glm_crush.serving.openai.replies import PAGE_QUERY, Deleted, File, FilePage
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.tenant import tenant_of
@@ -29,7 +30,17 @@ OpenFiles = Callable[[], Awaitable["FileStore"]]
 
 _PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _LIFETIMES = (3_600, 2_592_000)  # seconds, as OpenAI has them
+_MOST_FILES = 10_000  # in one page
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+_UPLOAD: dict[str, dict[str, Any]] = {
+    "file": {"type": "string", "format": "binary"},
+    "purpose": {"enum": list(_PURPOSES)},
+}
+_LIST_QUERY: dict[str, dict[str, Any]] = {
+    **PAGE_QUERY,
+    "limit": {**PAGE_QUERY["limit"], "maximum": _MOST_FILES},
+    "purpose": {"enum": [*_PURPOSES, "batch_output"]},
+}
 _PIECE = 256 * 1024
 
 
@@ -37,11 +48,20 @@ def file_routes(open_files: OpenFiles) -> list[ApiRoute]:
     """The routes of files."""
     files = _Files(open_files)
     return [
-        (Endpoint("POST", "/v1/files", "Upload a file (multipart/form-data)."), files.create),
-        (Endpoint("GET", "/v1/files", "The files there are."), files.list),
-        (Endpoint("GET", "/v1/files/{file_id}/content", "The content of a file."), files.content),
-        (Endpoint("GET", "/v1/files/{file_id}", "One file."), files.retrieve),
-        (Endpoint("DELETE", "/v1/files/{file_id}", "Delete a file."), files.delete),
+        (Endpoint("POST", "/v1/files", "Upload a file.", reply=File, form=_UPLOAD), files.create),
+        (Endpoint("GET", "/v1/files", "The files there are.", reply=FilePage, query=_LIST_QUERY), files.list),
+        (
+            Endpoint(
+                "GET",
+                "/v1/files/{file_id}/content",
+                "The content of a file.",
+                reply=bytes,
+                media_type="application/octet-stream",
+            ),
+            files.content,
+        ),
+        (Endpoint("GET", "/v1/files/{file_id}", "One file.", reply=File), files.retrieve),
+        (Endpoint("DELETE", "/v1/files/{file_id}", "Delete a file.", reply=Deleted), files.delete),
     ]
 
 
@@ -66,7 +86,7 @@ class _Files:
         return json_response(file_object(file))
 
     async def list(self, http: Request) -> Response:
-        query = page_query(http, default_limit=10_000, most=10_000, others={"purpose"})
+        query = page_query(http, default_limit=_MOST_FILES, most=_MOST_FILES, others={"purpose"})
         purpose = http.query_params.get("purpose")
         if purpose is not None and purpose not in (*_PURPOSES, "batch_output"):
             raise _wrong_purpose(purpose, (*_PURPOSES, "batch_output"))

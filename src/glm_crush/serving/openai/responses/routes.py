@@ -18,6 +18,7 @@ from glm_crush.serving.errors import error_reply
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.openai.listing import page_object, page_query, query_parameters
+from glm_crush.serving.openai.replies import PAGE_QUERY, Deleted, InputItemPage, ResponseObject
 from glm_crush.serving.openai.responses.items import Item
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
 from glm_crush.serving.openai.responses.run import Run
@@ -45,11 +46,25 @@ def response_routes(open_service: OpenService, *, ping_interval_seconds: float) 
     routes = _Responses(open_service, ping_interval_seconds)
     path = "/v1/responses/{response_id}"
     return [
-        (Endpoint("POST", "/v1/responses", "Answer input items.", ResponseRequest, True), routes.create),
-        (Endpoint("POST", f"{path}/cancel", "Cancel a response in the background."), routes.cancel),
-        (Endpoint("GET", f"{path}/input_items", "What a response was made from."), routes.input_items),
-        (Endpoint("GET", path, "A stored response, or its events.", streams=True), routes.retrieve),
-        (Endpoint("DELETE", path, "Delete a response."), routes.delete),
+        (
+            Endpoint("POST", "/v1/responses", "Answer input items.", ResponseRequest, True, reply=ResponseObject),
+            routes.create,
+        ),
+        (
+            Endpoint("POST", f"{path}/cancel", "Cancel a response in the background.", reply=ResponseObject),
+            routes.cancel,
+        ),
+        (
+            Endpoint(
+                "GET", f"{path}/input_items", "What a response was made from.", reply=InputItemPage, query=PAGE_QUERY
+            ),
+            routes.input_items,
+        ),
+        (
+            Endpoint("GET", path, "A stored response, or its events.", streams=True, reply=ResponseObject),
+            routes.retrieve,
+        ),
+        (Endpoint("DELETE", path, "Delete a response.", reply=Deleted), routes.delete),
     ]
 
 
