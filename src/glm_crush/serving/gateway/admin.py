@@ -83,7 +83,7 @@ class KeyChangeRequest(StrictModel):
 class RotateRequest(StrictModel):
     """How long the older secrets go on working."""
 
-    overlap_seconds: float = Field(86_400.0, json_schema_extra={"minimum": 0, "maximum": 31_536_000})
+    overlap_seconds: float = Field(default=86_400.0, json_schema_extra={"minimum": 0, "maximum": 31_536_000})
 
 
 def admin_routes(part: GatewayPart) -> list[ApiRoute]:
