@@ -21,6 +21,7 @@ template <typename T>
 using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 int integer(nb::handle object, const char* name) { return nb::cast<int>(object.attr(name)); }
@@ -308,6 +309,10 @@ class PyExecutor {
     executor_->copy_blocks({sources.data(), sources.size()}, {targets.data(), targets.size()});
   }
 
+  // data: [blocks, block_bytes], written by the first and read by the second.
+  void read_blocks(Vector<int32_t> blocks, Bytes data) { over_blocks(blocks, data, [&](auto ids) { executor_->read_blocks(ids, data.data()); }); }
+  void write_blocks(Vector<int32_t> blocks, Table<uint8_t> data) { over_blocks(blocks, data, [&](auto ids) { executor_->write_blocks(ids, data.data()); }); }
+
   // parts: (operation, a [rank, columns], b [rows, rank]), float32; copied.
   void load_adapter(int slot, nb::list parts) {
     std::vector<AdapterPart> read;
@@ -359,6 +364,12 @@ class PyExecutor {
     }
   }
 
+  void over_blocks(const Vector<int32_t>& blocks, const auto& data, auto visit) const {
+    if (data.shape(0) != blocks.size() || data.shape(1) != executor_->block_bytes()) throw std::invalid_argument("data must be [blocks, block_bytes]");
+    nb::gil_scoped_release release;
+    visit(std::span<const int32_t>(blocks.data(), blocks.size()));
+  }
+
   nb::list owners_;
   std::unique_ptr<Executor> executor_;
 };
@@ -377,6 +388,9 @@ void bind_executor(nb::module_& m) {
       .def("load_adapter", &PyExecutor::load_adapter, nb::arg("slot"), nb::arg("parts"))
       .def("unload_adapter", &PyExecutor::unload_adapter, nb::arg("slot"))
       .def("copy_blocks", &PyExecutor::copy_blocks, nb::arg("sources"), nb::arg("targets"))
+      .def("read_blocks", &PyExecutor::read_blocks, nb::arg("blocks"), nb::arg("data"))
+      .def("write_blocks", &PyExecutor::write_blocks, nb::arg("blocks"), nb::arg("data"))
+      .def_prop_ro("block_bytes", [](const PyExecutor& e) { return e.get().block_bytes(); })
       .def_prop_ro("kernels", [](const PyExecutor& e) { return e.get().kernels_name(); })
       .def_prop_ro("num_threads", [](const PyExecutor& e) { return e.get().num_threads(); })
       .def_prop_ro("cache_bytes", [](const PyExecutor& e) { return e.get().cache_bytes(); })

@@ -277,13 +277,8 @@ void Executor::check_hidden(size_t rows, size_t width, int buffer) const {
 
 void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets) {
   if (sources.size() != targets.size()) refuse("sources and targets differ in number");
-  for (size_t i = 0; i < sources.size(); ++i) {
-    for (const int block : {sources[i], targets[i]}) {
-      if (block < 0 || block >= options_.num_blocks) {
-        refuse("block " + std::to_string(block) + " cannot be copied; the cache has " + std::to_string(options_.num_blocks));
-      }
-    }
-  }
+  check_blocks(sources);
+  check_blocks(targets);
   for (size_t layer = 0; layer < caches_.size(); ++layer) {
     const CacheShape& shape = cache_shapes_[layer];
     for (size_t i = 0; i < sources.size(); ++i) {
@@ -295,6 +290,53 @@ void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int
       }
     }
   }
+}
+
+void Executor::check_blocks(std::span<const int32_t> blocks) const {
+  for (const int block : blocks) {
+    if (block < 0 || block >= options_.num_blocks) {
+      refuse("block " + std::to_string(block) + " cannot be copied; the cache has " + std::to_string(options_.num_blocks));
+    }
+  }
+}
+
+size_t Executor::block_bytes() const {
+  size_t bytes = 0;
+  for (const CacheShape& shape : cache_shapes_) {
+    bytes += static_cast<size_t>(shape.num_kv_heads) * (shape.key_bytes() + shape.value_bytes() + shape.scale_bytes());
+  }
+  return bytes;
+}
+
+// Calls visit(part, bytes) for the parts of each block in the order of its plain bytes.
+template <typename Visit>
+void Executor::each_part(std::span<const int32_t> blocks, Visit visit) {
+  check_blocks(blocks);
+  for (const int32_t index : blocks) {
+    for (size_t layer = 0; layer < caches_.size(); ++layer) {
+      const CacheShape& shape = cache_shapes_[layer];
+      for (int head = 0; head < shape.num_kv_heads; ++head) {
+        const CacheBlock block = shape.block(caches_[layer].data(), head, index);
+        visit(block.keys, shape.key_bytes());
+        visit(block.values, shape.value_bytes());
+        visit(block.scales, shape.scale_bytes());
+      }
+    }
+  }
+}
+
+void Executor::read_blocks(std::span<const int32_t> blocks, uint8_t* out) {
+  each_part(blocks, [&out](const uint8_t* part, size_t bytes) {
+    std::memcpy(out, part, bytes);
+    out += bytes;
+  });
+}
+
+void Executor::write_blocks(std::span<const int32_t> blocks, const uint8_t* data) {
+  each_part(blocks, [&data](uint8_t* part, size_t bytes) {
+    std::memcpy(part, data, bytes);
+    data += bytes;
+  });
 }
 
 void Executor::walk(int thread, uint32_t number) {

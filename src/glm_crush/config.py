@@ -96,6 +96,8 @@ class CrushSettings:
     )
     max_queue_size: int = _setting(512, "requests that may wait before new ones are refused", low=1)
     prefix_cache: bool = _setting(True, "whether requests that begin alike compute the beginning once: true or false")
+    prefix_store: str | None = _setting(None, "folder that keeps computed prompts across restarts; unset = none")
+    prefix_store_bytes: int = _setting(4 * 2**30, "bytes that this folder may take, such as 4GiB", low=1)
     speculation: SpeculationMethod = _setting(
         "auto", "who guesses tokens ahead: auto, off, prompt_lookup, draft, mtp; replies are the same"
     )

@@ -83,11 +83,11 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
 
 def _number(value: object) -> float | None:
-    """A finite number from a number or from text such as "4096", "16k", "1.5M"; None if it is neither."""
+    """A finite number from a number or from text such as "4096", "16k", "1.5M", "4GiB"; None if it is neither."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        text = value.strip().lower().replace("_", "")
+        text = value.strip().lower().replace("_", "").removesuffix("ib")
         factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1:], 1)
         try:
             value = float(text[:-1] if factor > 1 else text) * factor

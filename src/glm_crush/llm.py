@@ -55,6 +55,8 @@ class LLM:
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         prefix_cache: bool | None = None,
+        prefix_store: str | Path | None = None,
+        prefix_store_bytes: int | None = None,
         speculation: str | None = None,
         draft_model: str | Path | None = None,
         make_executor: MakeExecutor | None = None,
@@ -73,6 +75,8 @@ class LLM:
             max_num_seqs: requests that run at the same time.
             max_num_batched_tokens: tokens one step may compute.
             prefix_cache: whether prompts that begin alike compute the beginning once.
+            prefix_store: a folder that keeps computed prompts for the next process.
+            prefix_store_bytes: what that folder may take.
             speculation: who guesses tokens ahead: "auto", "off", "prompt_lookup", "draft", "mtp"; replies are the same.
             draft_model: a small model with the same tokens, a name or a path, that guesses them.
             make_executor: what runs the model; None = the native executor.
@@ -91,6 +95,8 @@ class LLM:
             "crush.max_num_seqs": max_num_seqs,
             "crush.max_num_batched_tokens": max_num_batched_tokens,
             "crush.prefix_cache": prefix_cache,
+            "crush.prefix_store": None if prefix_store is None else str(prefix_store),
+            "crush.prefix_store_bytes": prefix_store_bytes,
             "crush.speculation": speculation,
             "crush.draft_model": None if draft_model is None else str(draft_model),
         }

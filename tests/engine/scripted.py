@@ -107,6 +107,20 @@ class ScriptedExecutor:
             self.copied.append((int(source), int(target)))
             self._cache[target] = self._cache[source]
 
+    @property
+    def block_bytes(self) -> int:
+        return int(self._cache[0].nbytes)
+
+    @property
+    def numerics(self) -> str:
+        return "scripted"
+
+    def read_blocks(self, blocks: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> None:
+        out[:] = self._cache[blocks].view(np.uint8)
+
+    def write_blocks(self, blocks: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> None:
+        self._cache[blocks] = data.view(np.int32)
+
     def _context(self, table: npt.NDArray[np.int32], length: int) -> list[int]:
         size = self._block_size
         return [int(self._cache[table[p // size], p % size]) for p in range(length)]

@@ -92,6 +92,12 @@ class Executor {
   // Copies whole cache blocks of every layer, in order. Throws std::invalid_argument when a block does not exist.
   void copy_blocks(std::span<const int32_t> sources, std::span<const int32_t> targets);
 
+  // Whole cache blocks of every layer as plain bytes, block_bytes() each: per layer and head keys, values, scales. Another
+  // thread may call them beside a step that uses none of these blocks. Throw std::invalid_argument as copy_blocks.
+  size_t block_bytes() const;
+  void read_blocks(std::span<const int32_t> blocks, uint8_t* out);
+  void write_blocks(std::span<const int32_t> blocks, const uint8_t* data);
+
   // Puts an adapter into a slot, in the place of what was there. The matrices are copied. Throws std::invalid_argument.
   void load_adapter(int slot, std::span<const AdapterPart> parts);
   void unload_adapter(int slot);
@@ -125,6 +131,8 @@ class Executor {
   };
 
   void check(const Batch& batch, size_t num_rows) const;
+  void check_blocks(std::span<const int32_t> blocks) const;
+  template <typename Visit> void each_part(std::span<const int32_t> blocks, Visit visit);
   void check_hidden(size_t rows, size_t width, int buffer) const;
   void check_encoder(const Batch& batch) const;
   void check_adapters(const Batch& batch) const;

@@ -25,6 +25,8 @@ __all__ = [
     "LoraModulesOption",
     "ModelArgument",
     "NameArgument",
+    "PrefixStoreBytesOption",
+    "PrefixStoreOption",
     "RootOptions",
     "Speculation",
     "SpeculationOption",
@@ -110,6 +112,14 @@ DraftModelOption = Annotated[
 ]
 SpeculationOption = Annotated[
     Speculation | None, typer.Option("--speculation", help="Who guesses tokens ahead; replies are the same.")
+]
+PrefixStoreOption = Annotated[
+    str | None,
+    typer.Option("--prefix-store", metavar="DIR", help="Keep computed prompts there, for after a restart too."),
+]
+PrefixStoreBytesOption = Annotated[
+    str | None,
+    typer.Option("--prefix-store-bytes", metavar="BYTES", help="What this folder may take; default: 4GiB."),
 ]
 LoraModulesOption = Annotated[
     list[str] | None,

@@ -14,6 +14,8 @@ from glm_crush.cli.options import (
     EnginePlace,
     KvDtypeOption,
     LoraModulesOption,
+    PrefixStoreBytesOption,
+    PrefixStoreOption,
     SpeculationOption,
     ThreadsOption,
     WeightFormatOption,
@@ -57,6 +59,8 @@ def serve(
     engine_place: EngineOption = None,
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
+    prefix_store: PrefixStoreOption = None,
+    prefix_store_bytes: PrefixStoreBytesOption = None,
     context_policy: ContextPolicyOption = None,
     embedding_model: Annotated[
         str | None, typer.Option("--embedding-model", help="An embedding model to serve beside it, such as minilm.")
@@ -88,6 +92,8 @@ def serve(
         crush__kv_dtype=kv_dtype,
         crush__speculation=speculation,
         crush__draft_model=draft_model,
+        crush__prefix_store=prefix_store,
+        crush__prefix_store_bytes=prefix_store_bytes,
         crush__context_policy=context_policy,
         encoders__embedding_model=embedding_model,
         encoders__reranker_model=reranker,

@@ -22,6 +22,7 @@ from glm_crush.engine.machine import available_memory_bytes, physical_cores, rel
 from glm_crush.engine.mtp import LayerExecutor, ModelExecutor, NextTokenLayer
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
+from glm_crush.engine.prefix_store.open import open_stored_prefixes
 from glm_crush.engine.prompt_lookup import PromptLookup
 from glm_crush.engine.reply import Detokenizer
 from glm_crush.engine.runner import Executor, Runner
@@ -140,12 +141,13 @@ def build_engine(
         )
     elif drafter is None and settings.speculation != "off":
         drafter = PromptLookup()
+    prefix_cache = PrefixCache(pool) if settings.prefix_cache else None
     engine = Engine(
         runner,
         Scheduler(
             limits,
             pool,
-            PrefixCache(pool) if settings.prefix_cache else None,
+            prefix_cache,
             FairShare(tenant_weights(settings.tenant_weights)),
         ),
         eos_token_ids=eos_token_ids,
@@ -154,6 +156,7 @@ def build_engine(
         pacer=DecodePacer(max_steps=_MAX_DECODE_STEPS),
         step_budget=StepBudget(max_seconds=settings.max_step_seconds, max_tokens=settings.max_num_batched_tokens),
         deadlines=Deadlines(settings.deadline_seconds),
+        stored_prefixes=open_stored_prefixes(settings, loaded, executor, prefix_cache, pool),
         speculation=None if drafter is None else Speculation(drafter, max_tokens=settings.speculation_max_tokens),
     )
     release_free_memory()  # what loading took for a moment

@@ -17,6 +17,7 @@ from glm_crush.engine.grammar import GrammarCompiler, GrammarState, check_struct
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.pacing import DecodePacer
+from glm_crush.engine.prefix_store.stored_prefixes import StoredPrefixes
 from glm_crush.engine.reply import MakeDetokenizer, Reply
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.request_checks import check_prompt, check_sampling_params
@@ -41,6 +42,7 @@ class Engine:
         speculation: guesses tokens ahead, which a step then verifies together; None = no guesses.
         step_budget: how much of a prompt is computed beside others that decode; None = as much as a step takes.
         deadlines: ends what takes too long; None = only what comes with a deadline.
+        stored_prefixes: keeps the prefix cache across restarts; None = nobody does.
         clock: seconds, for statistics and deadlines.
     """
 
@@ -56,9 +58,10 @@ class Engine:
         speculation: Speculation | None = None,
         step_budget: StepBudget | None = None,
         deadlines: Deadlines | None = None,
+        stored_prefixes: StoredPrefixes | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.metrics = EngineMetrics()
+        self.metrics = EngineMetrics() if stored_prefixes is None else stored_prefixes.metrics
         self.scheduler = scheduler
         self.adapters = runner.adapters  # installed between two steps
         self._runner = runner
@@ -69,6 +72,7 @@ class Engine:
         self._speculation = speculation
         self._step_budget = step_budget
         self._deadlines = deadlines or Deadlines()
+        self._stored_prefixes = stored_prefixes
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
         self._replies: dict[Request, Reply] = {}
@@ -135,6 +139,9 @@ class Engine:
             return deltas
         try:
             batch = self._schedule()
+            if not batch.requests and self._stored_prefixes is not None:
+                self._stored_prefixes.wait()
+                return deltas
             self._note_scheduled(batch, started)
             result = self._runner.execute(batch)
             self.scheduler.update(batch, result.num_accepted)
@@ -147,6 +154,8 @@ class Engine:
                     deltas += self._absorb_beam(scheduled.request, drawn, now)
                 else:
                     deltas.append(self._absorb(scheduled, token_ids, drawn, now))
+            if self._stored_prefixes is not None:
+                self._stored_prefixes.after_step()
         except Exception as error:
             self._failure = EngineError(f"The engine stopped: {type(error).__name__}: {error}")
             raise self._failure from error
@@ -182,6 +191,13 @@ class Engine:
         for request_id in list(self._requests):
             self.abort(request_id)
 
+    def close(self) -> None:
+        """End every request, and keep on disk what is to be kept there; nothing is computed after that."""
+        self.abort_all()
+        self._failure = self._failure or EngineError("The engine has been closed.")
+        if self._stored_prefixes is not None:
+            self._stored_prefixes.close()
+
     def check_integrity(self) -> None:
         """Assert that queues, blocks and replies agree; for tests and idle moments."""
         self.scheduler.check_integrity()
@@ -197,6 +213,8 @@ class Engine:
         self.adapters.remove(name, {r.params.adapter for replies in self._requests.values() for r in replies})
 
     def _schedule(self) -> ScheduledBatch:
+        if self._stored_prefixes is not None:
+            self._stored_prefixes.before_step(self.scheduler)
         most = None if self._step_budget is None else self._step_budget.max_prompt_tokens
         if self._speculation is None:
             return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps, max_prompt_tokens=most)
@@ -269,22 +287,14 @@ class Engine:
         return self._runner.grammars[request]
 
     def _note_scheduled(self, batch: ScheduledBatch, now: float) -> None:
-        metrics = self.metrics
-        metrics.num_preemptions += len(batch.preempted)
+        self.metrics.num_preemptions += len(batch.preempted)
         for scheduled in batch.requests:
-            metrics.num_computed_tokens += scheduled.num_tokens + batch.num_decode_steps - 1
+            self.metrics.num_computed_tokens += scheduled.num_tokens + batch.num_decode_steps - 1
             request = scheduled.request
             if request.first_scheduled_time is None:
-                request.first_scheduled_time = now
-                metrics.num_started += 1
-                metrics.num_prompt_tokens += request.num_prompt_tokens
-                if request.cache_report is not None:
-                    metrics.prefix_cache_queries += request.num_prompt_tokens
-                    metrics.prefix_cache_hits += request.num_cached_tokens
-                metrics.queue_seconds += now - request.arrival_time
-                if request.request_id in self._beams:
-                    continue
-                self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
+                self.metrics.note_start(request, now)
+                if request.request_id not in self._beams:
+                    self._replies[request] = Reply(request, self._make_detokenizer, self._start_grammar(request))
 
     def _absorb(
         self, scheduled: ScheduledRequest, token_ids: list[int], logprobs: list[TokenLogprobs] | None, now: float
@@ -293,7 +303,7 @@ class Engine:
         request = scheduled.request
         prompt_logprobs = None
         if request.first_token_time is None:
-            self._note_first_token(request, now)
+            self.metrics.note_first_token(request, now)
             prompt_logprobs = None if request.prompt_logprobs is None else tuple(request.prompt_logprobs)
         reply = self._replies[request]
         num_before = len(request.token_ids)
@@ -306,7 +316,7 @@ class Engine:
             if reply.finish_reason is not None:
                 break
         added = tuple(request.token_ids[num_before:])
-        self._note_gain(scheduled, len(added))
+        self.metrics.note_gain(scheduled, len(added))
         if reply.finish_reason is None and token_ids[len(added) :]:
             return self._end_without_token(request, added, text, logprobs, now)
         reason = reply.finish_reason
@@ -326,7 +336,7 @@ class Engine:
         """Tell the beams what one of them can go on with; returns the replies once the search is over."""
         assert logprobs is not None
         if request.first_token_time is None:
-            self._note_first_token(request, now)
+            self.metrics.note_first_token(request, now)
         group = self._beams[request.request_id]
         group.record(request, logprobs[0], self.scheduler)
         if not group.done:
@@ -344,22 +354,6 @@ class Engine:
         self._deadlines.forget(request_id)
         self.metrics.num_finished[reason] += group.num_replies
         return RequestStats.of(group.requests[0], now)
-
-    def _note_first_token(self, request: Request, now: float) -> None:
-        request.first_token_time = now
-        self.metrics.num_first_tokens += 1
-        self.metrics.time_to_first_token_seconds += now - request.arrival_time
-
-    def _note_gain(self, scheduled: ScheduledRequest, num_added: int) -> None:
-        self.metrics.num_output_tokens += num_added
-        if scheduled.drafts:
-            request, num_drafts = scheduled.request, len(scheduled.drafts)
-            # Of those that were right, the ones after the reply's end are not in it.
-            num_accepted = min(num_added, request.num_computed_tokens - scheduled.start - 1)
-            request.num_drafted_tokens += num_drafts
-            request.num_accepted_tokens += num_accepted
-            self.metrics.num_drafted_tokens += num_drafts
-            self.metrics.num_accepted_tokens += num_accepted
 
     def _end_without_token(
         self,

@@ -1,4 +1,4 @@
-"""Who waits for a block that a running request is about to fill, instead of computing it too.
+"""Who waits for a block that a running request or the prefix store is about to fill, instead of computing it too.
 
 Above: the scheduler. Below: the prefix cache. Built anew for each step that admits requests: a request waits for what
 runs now, never for a promise, so that nobody waits for an owner that was aborted or preempted.
@@ -32,10 +32,11 @@ class Followers:
             self._being_computed.add(key)
 
     def must_wait(self, request: Request) -> bool:
-        """Match a waiting request's prefix; whether its next block is being computed by another."""
+        """Match a waiting request's prefix; whether its next block is on its way already."""
         cache = self._prefix_cache
         if cache is None:
             return False
         limit = request.num_skippable_tokens
         cache.match(request.prefix, request.token_ids, limit)
-        return cache.next_key(request.prefix, request.token_ids, limit) in self._being_computed
+        key = cache.next_key(request.prefix, request.token_ids, limit)
+        return key in self._being_computed or key in cache.being_restored

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from itertools import islice
 
 from glm_crush.engine.block_pool import BlockPool
@@ -23,6 +24,8 @@ _TOKEN_BYTES = array("i").itemsize
 _BLOCKS_PER_COPY = 64
 # Continuations compared to explain a miss; the newest are the likeliest.
 _MAX_COMPARED = 16
+# Stands before the first block of a prefix where others have the digest of the block before.
+_NO_DIGEST = bytes(32)
 
 
 class CachedBlock:
@@ -34,7 +37,7 @@ class CachedBlock:
         is_cached: False once it has been evicted; who has kept a reference to it must look up anew.
     """
 
-    __slots__ = ("block", "children", "is_cached", "key", "length", "parent", "serial")
+    __slots__ = ("_digest", "block", "children", "is_cached", "key", "length", "parent", "serial")
 
     def __init__(self, key: bytes, block: int, parent: CachedBlock | None, length: int, serial: int) -> None:
         self.key = key
@@ -44,6 +47,20 @@ class CachedBlock:
         self.serial = serial
         self.children: dict[bytes, CachedBlock] = {}
         self.is_cached = True
+        self._digest: bytes | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """A hash of its tokens, all those before it and the salt: what it is called outside this process."""
+        line: list[CachedBlock] = []
+        node: CachedBlock | None = self
+        while node is not None and node._digest is None:
+            line.append(node)
+            node = node.parent
+        digest = _NO_DIGEST if node is None or node._digest is None else node._digest
+        for each in reversed(line):
+            each._digest = digest = _next_digest(digest, each.key)
+        return digest
 
 
 class Prefix:
@@ -69,12 +86,18 @@ class Prefix:
 class PrefixCache:
     """The tree of cached blocks.
 
+    Attributes:
+        on_insert: told of each block that enters the tree, if anybody wants to know.
+        being_restored: what somebody fills from elsewhere: the table that is held for it, by `next_key`.
+
     Who holds a block of it holds its ancestors too, so an idle block has idle descendants only; and since a table is
     released from its end, the pool evicts children before their parents.
     """
 
     def __init__(self, pool: BlockPool) -> None:
         self.num_evictions = 0
+        self.on_insert: Callable[[CachedBlock], None] | None = None
+        self.being_restored: dict[tuple[int, bytes], list[int]] = {}
         self._pool = pool
         self._first: dict[bytes, CachedBlock] = {}
         self._by_block: dict[int, CachedBlock] = {}
@@ -112,6 +135,15 @@ class PrefixCache:
         """What identifies the block that continues `prefix`; None if `token_ids[:limit]` do not fill it."""
         end = prefix.length + self._pool.block_size
         return None if end > limit else (_serial(prefix.node), self._key(prefix, token_ids))
+
+    def next_digests(self, prefix: Prefix, token_ids: array[int], limit: int) -> Iterator[bytes]:
+        """The digests of the blocks that would continue `prefix`, as far as `token_ids[:limit]` fill them."""
+        size = self._pool.block_size
+        salt, digest = (prefix.salt, _NO_DIGEST) if prefix.node is None else (b"", prefix.node.digest)
+        for start in range(prefix.length, limit - size + 1, size):
+            digest = _next_digest(digest, salt + token_ids[start : start + size].tobytes())
+            salt = b""
+            yield digest
 
     def blocks(self, prefix: Prefix) -> list[int]:
         """The block numbers from the start to the prefix."""
@@ -197,6 +229,8 @@ class PrefixCache:
         node = CachedBlock(key, block, prefix.node, prefix.length + self._pool.block_size, self._num_serials)
         siblings[key] = self._by_block[block] = node
         self._pool.keep(block, self._forget)
+        if self.on_insert is not None:
+            self.on_insert(node)
         return node
 
     def _forget(self, block: int) -> None:
@@ -229,3 +263,8 @@ class PrefixCache:
 
 def _serial(node: CachedBlock | None) -> int:
     return 0 if node is None else node.serial
+
+
+def _next_digest(digest: bytes, key: bytes) -> bytes:
+    """Keyed, so that no salt can stand for a digest."""
+    return blake2b(key, key=digest, digest_size=32).digest()

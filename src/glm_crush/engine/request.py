@@ -57,6 +57,7 @@ class Request:
         prompt_logprobs: one entry per prompt token computed so far when they are wanted (the first is None).
         prefix: how much of its tokens the prefix cache knows.
         num_cached_tokens: prompt tokens that were found there at the first admission.
+        num_restored_tokens: tokens that came there from disk for this request; None = nobody has looked.
         num_drafted_tokens, num_accepted_tokens: tokens guessed ahead and verified, and those of them in the reply.
         cache_report: why it was not more; None before that, and without a cache.
     """
@@ -79,6 +80,7 @@ class Request:
         "num_logprobs",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_restored_tokens",
         "params",
         "prefix",
         "priority",
@@ -126,6 +128,7 @@ class Request:
         self.adapter_slot = -1 if adapter is None else adapter.slot
         self.prefix = Prefix((b"" if adapter is None else adapter.salt) + cache_salt.encode())
         self.num_cached_tokens = 0
+        self.num_restored_tokens: int | None = None
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
         self.cache_report: CacheReport | None = None

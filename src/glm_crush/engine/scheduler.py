@@ -218,9 +218,11 @@ class Scheduler:
                 known = self.prefix_cache.blocks(request.prefix)
                 assert request.block_table[: len(known)] == known
                 assert request.prefix.length <= request.num_computed_tokens
+        tables = [request.block_table for request in self.running]
         if self.prefix_cache is not None:
             self.prefix_cache.check_integrity()
-        self._pool.check_integrity(request.block_table for request in self.running)
+            tables += self.prefix_cache.being_restored.values()
+        self._pool.check_integrity(tables)
 
     def _extend_running(self, max_prompt_tokens: int | None) -> tuple[list[ScheduledRequest], list[Request], int]:
         """Give running requests tokens and the blocks for them; the last in order lose theirs when there are none."""

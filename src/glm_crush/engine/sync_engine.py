@@ -98,7 +98,7 @@ class SyncEngine:
         self._closing = True  # seen by whoever steps, who would else take the lock again before we get it
         with self._lock:
             if self._engine is not None:
-                self._engine.abort_all()
+                self._engine.close()
             self._engine = None
             self._sinks.clear()
 

@@ -6,7 +6,9 @@ the binding; what does not fit raises `KernelError` naming the array, the value 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -198,6 +200,43 @@ class Executor:
         """
         try:
             self._executor.copy_blocks(sources, targets)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+
+    @property
+    def block_bytes(self) -> int:
+        """What `read_blocks` takes for one block."""
+        return int(self._executor.block_bytes)
+
+    @property
+    def numerics(self) -> str:
+        """What decides the bits of keys and values beside program, weights and type of the cache: code and variant."""
+        code = hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()
+        return f"{self.kernels} of {code}"
+
+    def read_blocks(self, blocks: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> None:
+        """Write whole blocks of the cache, every layer of them, to `out`: `[len(blocks), block_bytes]`.
+
+        Another thread may call it beside a step that does not write these blocks.
+
+        Raises:
+            KernelError: a block does not exist, or `out` has another shape.
+        """
+        try:
+            self._executor.read_blocks(blocks, out)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise KernelError(str(error)) from error
+
+    def write_blocks(self, blocks: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> None:
+        """Fill whole blocks of the cache with what `read_blocks` gave of others: `[len(blocks), block_bytes]`.
+
+        Another thread may call it beside a step that does not use these blocks.
+
+        Raises:
+            KernelError: a block does not exist, or `data` has another shape.
+        """
+        try:
+            self._executor.write_blocks(blocks, data)
         except (ValueError, TypeError, RuntimeError) as error:
             raise KernelError(str(error)) from error
 

@@ -132,6 +132,28 @@ class ReferenceExecutor:
             for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
                 cache.copy_block(source, target)
 
+    @property
+    def block_bytes(self) -> int:
+        """What `read_blocks` takes for one block."""
+        return sum(cache.block_bytes for cache in self._caches)
+
+    @property
+    def numerics(self) -> str:
+        """What decides the bits of keys and values beside program and weights."""
+        return f"NumPy {np.__version__}, rounded activations: {self._quantize}"
+
+    def read_blocks(self, blocks: npt.NDArray[np.int32], out: npt.NDArray[np.uint8]) -> None:
+        """Writes whole blocks of the cache, every layer of them, to `out`: `[len(blocks), block_bytes]`."""
+        for row, block in zip(out, blocks.tolist(), strict=True):
+            row[:] = np.concatenate([cache.read_block(block) for cache in self._caches])
+
+    def write_blocks(self, blocks: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> None:
+        """Fills whole blocks of the cache with what `read_blocks` gave of others."""
+        ends = np.cumsum([cache.block_bytes for cache in self._caches])
+        for row, block in zip(data, blocks.tolist(), strict=True):
+            for cache, part in zip(self._caches, np.split(row, ends[:-1]), strict=True):
+                cache.write_block(block, part)
+
     def _run(self, op: Op, buffers: list[Float32], batch: ForwardBatch) -> None:
         """Runs one operation that writes a buffer."""
         match op:

@@ -44,6 +44,24 @@ class PagedCache:
         for array in (self.keys, self.values):
             array[target * size : (target + 1) * size] = array[source * size : (source + 1) * size]
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block's keys and values."""
+        return int(self.keys[0].nbytes + self.values[0].nbytes) * self.block_size
+
+    def read_block(self, block: int) -> npt.NDArray[np.uint8]:
+        """The bytes of one block: its keys, then its values."""
+        places = slice(block * self.block_size, (block + 1) * self.block_size)
+        return np.concatenate([array[places].ravel() for array in (self.keys, self.values)]).view(np.uint8)
+
+    def write_block(self, block: int, data: npt.NDArray[np.uint8]) -> None:
+        """Fills a block with what `read_block` gave of another."""
+        numbers, begin = np.ascontiguousarray(data).view(np.float32), 0
+        for array in (self.keys, self.values):
+            part = array[block * self.block_size : (block + 1) * self.block_size]
+            part[:] = numbers[begin : begin + part.size].reshape(part.shape)
+            begin += part.size
+
     def slots(self, block_table: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Where those positions of one sequence lie.
 

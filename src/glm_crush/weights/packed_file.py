@@ -177,6 +177,11 @@ class PackedFile:
             raise PackedFileError(f"{self.path}: {name!r} is packed as {entry.format}, not a vector")
         return self._view(entry).view(np.float32).reshape(entry.shape)
 
+    @property
+    def data_hash(self) -> bytes:
+        """The sha256 that the file carries of its data: two files with the same one hold the same weights."""
+        return stored_data_hash(self._data)[1]
+
     def verify(self) -> None:
         """Read all data and compare its checksum. Raises PackedFileError when it differs."""
         start, expected = stored_data_hash(self._data)

@@ -106,8 +106,11 @@ class EngineHost:
             self._engine, self._grammars = hosted.engine, hosted.grammars
             self._load_again()
             self._send(Ready(hosted.cache))
-            while self._obey():
-                self._send_step(self._engine.step())
+            try:
+                while self._obey():
+                    self._send_step(self._engine.step())
+            finally:
+                self._engine.close()
         except _ParentGoneError:
             return 0
         except Exception as error:  # noqa: BLE001 - the parent is told, and starts another

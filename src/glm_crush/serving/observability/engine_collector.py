@@ -62,11 +62,21 @@ class EngineCollector(Collector):
             ("num_requests_running", "Replies being computed.", lambda engine: engine.num_running),
             ("num_requests_waiting", "Replies waiting for their first step.", lambda engine: engine.num_waiting),
             ("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.", lambda engine: engine.cache_usage),
+            (
+                "prefix_store_bytes",
+                "Bytes of computed prompts on disk.",
+                lambda engine: engine.metrics.prefix_store_bytes,
+            ),
         )
         counters = {
             "num_preemptions": ("Replies put back into the queue.", "num_preemptions"),
             "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache.", "prefix_cache_queries"),
             "prefix_cache_hits": ("Prompt tokens found in the prefix cache.", "prefix_cache_hits"),
+            "prefix_store_hits": ("Tokens whose keys and values came from disk.", "prefix_store_hits"),
+            "prefix_store_writes": ("Cache blocks written to disk.", "prefix_store_writes"),
+            "prefix_store_drops": ("Cache blocks that came too fast to be written.", "prefix_store_drops"),
+            "prefix_store_evictions": ("Cache blocks on disk that gave way.", "prefix_store_evictions"),
+            "prefix_store_damaged": ("Cache blocks on disk that were not as written.", "prefix_store_damaged"),
             "spec_decode_num_draft_tokens": ("Tokens guessed ahead and verified.", "num_drafted_tokens"),
             "spec_decode_num_accepted_tokens": ("Guessed tokens that replies have.", "num_accepted_tokens"),
             "engine_steps": ("Steps computed.", "num_steps"),
