@@ -1,4 +1,4 @@
-"""What goes to a prefix store and comes back, and when: with a store in memory whose loads end when the test says so."""
+"""What goes to a prefix store and comes back, and when: a store in memory, whose loads end when a test says so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPT = [(token * 7 + 3) % 40 for token in range(22)]  # five full blocks of 4 
 
 
 class MemoryStore:
-    """Blocks in a dictionary. `waits` counts how often somebody waited; a load ends at once, or when `finish` is called."""
+    """Blocks in a dictionary. `waits` counts who waited; a load ends at once, or when `finish` is called."""
 
     takes_blocks = True
 
@@ -68,7 +68,7 @@ class MemoryStore:
             load.num_loaded += 1
         load.done = True
 
-    def wait(self, load: BlockLoad, timeout_seconds: float) -> None:  # noqa: ARG002
+    def wait(self, load: BlockLoad, timeout_seconds: float) -> None:
         self.waits += 1
         if not load.done:
             self.finish()
