@@ -114,12 +114,13 @@ def _needs(
 ) -> dict[str, Any]:
     """Loader, memory and roofline, for each weight format with what it stores."""
     from glm_crush.cli.roofline import measure_bandwidth
-    from glm_crush.engine.cache_plan import kv_bytes_per_token
+    from glm_crush.engine.cache_plan import kv_bytes_per_token, kv_dtype_beside
     from glm_crush.engine.machine import physical_cores
     from glm_crush.models.footprint import packed_footprint
 
     num_threads = threads or physical_cores()
     contexts = [context for context in _CONTEXTS if context <= compiled.max_position] or [compiled.max_position]
+    per_token = {kind: kv_bytes_per_token(compiled.program, kind) for kind in ("int8", "bf16", "f32")}
     measured: dict[int, float] = {}  # several formats may come to the same
     weights = {}
     for name, entries in formats.items():
@@ -127,21 +128,21 @@ def _needs(
         read = footprint.read_bytes_per_token
         if read not in measured:
             measured[read] = measure_bandwidth(read, num_threads)
+        stored_as = _stored_as(entries)
+        kv_dtype = kv_dtype_beside(stored_as.keys(), "auto")
         weights[name] = {
-            "stored_as": _stored_as(entries),
+            "stored_as": stored_as,
+            "kv_dtype": kv_dtype,
+            "kv_cache_bytes": {str(context): context * per_token[kv_dtype] for context in contexts},
             "weight_bytes": footprint.weight_bytes,
             "read_bytes_per_token": read,
             "bandwidth_bytes_per_second": round(measured[read]),
             "roofline_tokens_per_second": round(measured[read] / read, 2),
         }
-    per_token = kv_bytes_per_token(compiled.program, "bf16")
-    per_token_int8 = kv_bytes_per_token(compiled.program, "int8")
     return {
         "loader": f"native engine, family {compiled.family}",
         "threads": num_threads,
         "kv_cache_bytes_per_token": per_token,
-        "kv_cache_bytes_per_token_int8": per_token_int8,
-        "kv_cache_bytes": {str(context): context * per_token for context in contexts},
         "weights": weights,
     }
 
@@ -193,7 +194,7 @@ def _print_needs(needs: dict[str, Any]) -> None:
 
     console = standard_output()
     console.print(f"\n[cyan]loader[/]  {needs['loader']}")
-    contexts = needs["kv_cache_bytes"]
+    contexts = next(iter(needs["weights"].values()))["kv_cache_bytes"]
     table = Table(title=f"memory and bound on speed here ({needs['threads']} threads)", title_justify="left")
     table.add_column("weights", style="bold")
     table.add_column("stored as")
@@ -208,15 +209,15 @@ def _print_needs(needs: dict[str, Any]) -> None:
             name,
             ", ".join(row["stored_as"]),
             format_bytes(row["weight_bytes"]),
-            *(format_bytes(row["weight_bytes"] + cache) for cache in contexts.values()),
+            *(format_bytes(row["weight_bytes"] + cache) for cache in row["kv_cache_bytes"].values()),
             format_bytes(row["read_bytes_per_token"]),
             f"{row['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s",
             _rate(row["roofline_tokens_per_second"]),
         )
     console.print(table)
+    caches = ", ".join(f"{format_bytes(size)} ({kind})" for kind, size in needs["kv_cache_bytes_per_token"].items())
     console.print(
-        f"[dim]The cache takes {format_bytes(needs['kv_cache_bytes_per_token'])} per token (bf16; "
-        f"{format_bytes(needs['kv_cache_bytes_per_token_int8'])} with --kv-dtype int8). "
+        f"[dim]The cache takes {caches} per token (--kv-dtype), by default int8 beside 4 and 8-bit weights. "
         "Speed is bounded by reading the weights once per token; bandwidth was just measured.[/]"
     )
 
