@@ -5,8 +5,8 @@ A page holds
     <!-- generated: glm run --help -->
     <!-- end -->
 
-and this program puts the command's output between the two lines, as a code block. `--check` writes nothing; its exit
-status is 1 when a page is out of date (a test runs it).
+and this program puts the command's output between the two lines, as a code block. It also writes the schema of GraphQL
+into a file of its own. `--check` writes nothing; its exit status is 1 when a page is out of date (a test runs it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from glm_crush.serving.graphql.schema import schema_text
+
 ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "docs/apis/schema.graphql"
 BLOCK = re.compile(r"(<!-- generated: (?P<command>[^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,10 +43,9 @@ def main() -> int:
     """Rewrite or check every page."""
     check = sys.argv[1:] == ["--check"]
     stale = 0
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        page = path.read_text()
-        new = current(page)
-        if new != page:
+    pages = {path: current(path.read_text()) for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
+    for path, new in {**pages, SCHEMA: schema_text()}.items():
+        if not path.exists() or new != path.read_text():
             stale += 1
             print(f"{path.relative_to(ROOT)}: {'out of date, run `make docs`' if check else 'written'}")
             if not check:

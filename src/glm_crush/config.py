@@ -29,6 +29,7 @@ from glm_crush.config_value import SettingType, nearest
 from glm_crush.encoder_settings import EncoderSettings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.graphql_settings import GraphqlSettings
 
 __all__ = [
     "ApiSettings",
@@ -38,6 +39,7 @@ __all__ = [
     "CrushSettings",
     "EncoderSettings",
     "GatewaySettings",
+    "GraphqlSettings",
     "ModelSettings",
     "ObservabilitySettings",
     "Setting",
@@ -197,6 +199,7 @@ class Settings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    graphql: GraphqlSettings = field(default_factory=GraphqlSettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -313,6 +316,7 @@ def _sections() -> dict[str, type]:
         "cache": CacheSettings,
         "observability": ObservabilitySettings,
         "gateway": GatewaySettings,
+        "graphql": GraphqlSettings,
         "store": StoreSettings,
         "storage": StorageSettings,
     }

@@ -17,6 +17,7 @@ from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
 from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
+from glm_crush.serving.graphql.part import GraphqlPart
 from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.mcp.part import McpPart
@@ -118,6 +119,7 @@ def server_port(
                 ResponseCache(models, CacheSettings(semantic="asked")),
             ]
             parts += [WebSocketPart(models), McpPart(models, max_body_bytes=settings.api.max_body_bytes)]
+            parts.append(GraphqlPart(models, settings.graphql))
             current.app = create_app(models, settings.api, database=database, parts=parts)
         return str(url.rpartition(":")[2])
 

@@ -68,7 +68,7 @@ def serve(
     lora: LoraModulesOption = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="A cross-encoder to serve beside it.")] = None,
 ) -> None:
-    """Serve a model: OpenAI, Anthropic and Ollama APIs, WebSocket, MCP, and gRPC with --grpc-port.
+    """Serve a model: OpenAI, Anthropic and Ollama APIs, WebSocket, GraphQL, MCP, and gRPC with --grpc-port.
 
     Ctrl-C stops: running requests may finish first.
     """
@@ -110,6 +110,7 @@ def serve(
         from glm_crush.serving.adapters import LoraAdapters
         from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
+        from glm_crush.serving.graphql.part import GraphqlPart
         from glm_crush.serving.grpc.part import GrpcPart
         from glm_crush.serving.local_model import serve_loaded_model
         from glm_crush.serving.mcp.part import McpPart
@@ -153,6 +154,8 @@ def serve(
 
         parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
         parts.append(McpPart(models, max_body_bytes=settings.api.max_body_bytes))
+        ping = settings.api.ping_interval_seconds
+        parts.append(GraphqlPart(models, settings.graphql, ping_interval_seconds=ping))
         if settings.cache.enabled:
             parts.append(ResponseCache(models, settings.cache, database))
         if settings.api.grpc_port is not None:

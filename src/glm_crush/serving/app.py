@@ -25,6 +25,7 @@ from glm_crush.serving.errors import ApiError, ErrorShapes
 from glm_crush.serving.gateway.browser_guard import BrowserGuard, names_in
 from glm_crush.serving.gateway.build import build_gateway
 from glm_crush.serving.gateway.cors import cors_middleware
+from glm_crush.serving.graphql.error_shape import GRAPHQL_ERRORS
 from glm_crush.serving.health import health_routes
 from glm_crush.serving.in_process import InProcessCaller
 from glm_crush.serving.json_http import json_response
@@ -70,6 +71,7 @@ def create_app(
     parts = [*parts, door, *(() if stored is None else (stored,))]
     for part in parts:
         part.attach(door.gateway)
+        part.administer(door.accounts)
     added = [route for part in parts for route in part.routes()]
     routes = [
         *openai_routes(served, settings),
@@ -107,7 +109,7 @@ def create_app(
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
                 timeout_seconds=limits.request_timeout_seconds,
-                error_shapes=ErrorShapes({**ANTHROPIC_ERRORS, **OLLAMA_ERRORS}),
+                error_shapes=ErrorShapes({**ANTHROPIC_ERRORS, **OLLAMA_ERRORS, **GRAPHQL_ERRORS}),
             ),
             *(middleware for part in parts for middleware in part.inner_middleware()),
         ],

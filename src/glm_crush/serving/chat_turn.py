@@ -106,19 +106,22 @@ async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
 
 async def prepare_text(
     model: ServedModel,
-    prompt: str,
+    prompt: str | Sequence[int],
     params: SamplingParams,
     *,
     answer: StructuredOutput | None = None,
     names: ParameterNames | None = None,
 ) -> ChatTurn:
-    """A turn without a template: the prompt is taken as it is, and so is the reply.
+    """A turn without a template: the prompt, text or token ids, is taken as it is, and so is the reply.
 
     Raises:
         InvalidParameterError: the prompt is empty, or the model cannot be held to the answer's form.
     """
     names = names or ParameterNames(messages="prompt")
-    prompt_ids = await model.encode_text(prompt)
+    if isinstance(prompt, str):
+        prompt_ids = await model.encode_text(prompt)
+    else:
+        prompt_ids = model.check_token_ids(prompt, names.messages)
     if not prompt_ids:
         raise InvalidParameterError(f"{names.messages} is empty; give at least one token", parameter=names.messages)
     if answer is not None:

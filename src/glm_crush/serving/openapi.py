@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 
 __all__ = ["Endpoint", "openapi_document", "openapi_page"]
 
-Dialect = Literal["openai", "anthropic", "ollama"]
+Dialect = Literal["openai", "anthropic", "ollama", "graphql"]
 
 
 def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,12 +32,17 @@ _ERROR_SCHEMAS: Mapping[Dialect, tuple[str, Mapping[str, Any]]] = {
         _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT), request_id=_TEXT),
     ),
     "ollama": ("OllamaError", _object(error=_TEXT)),
+    "graphql": (
+        "GraphqlErrors",
+        _object(errors={"type": "array", "items": _object(message=_TEXT, extensions={"type": "object"})}),
+    ),
 }
 _EVENT = {"type": "object", "required": ["data"], "properties": {"event": _TEXT, "data": _TEXT}}
 _STREAM_TYPES: Mapping[Dialect, str] = {
     "openai": "text/event-stream",
     "anthropic": "text/event-stream",
     "ollama": "application/x-ndjson",
+    "graphql": "text/event-stream",
 }
 
 

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from glm_crush.serving.routing import ApiRoute
 
 if TYPE_CHECKING:
+    from glm_crush.serving.gateway.accounts import Accounts
     from glm_crush.serving.gateway.gateway import Gateway
     from glm_crush.serving.in_process import InProcessCaller
 
@@ -26,6 +27,9 @@ class ServerPart:
 
     def attach(self, gateway: Gateway) -> None:
         """Called once, before anything runs, with what admits requests."""
+
+    def administer(self, accounts: Accounts) -> None:
+        """Called once, before anything runs, with what administrators change and read."""
 
     def connect(self, caller: InProcessCaller) -> None:
         """Called once, before anything runs, with a way to call the application's routes."""

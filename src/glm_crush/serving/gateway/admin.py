@@ -1,20 +1,19 @@
 """/admin/v1: applications, keys, usage and the audit log, for callers with the scope admin.
 
-Above: `app.py`. Below: the stores. What a route changes holds in this process when the reply goes out, and in every
-other within a poll.
+Above: `app.py`. Below: `accounts.py`, which does it.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.errors import ConfigError, InvalidParameterError
-from glm_crush.serving.gateway.meter import MONEY_UNIT
+from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.gateway.accounts import MOST_ROWS, Accounts
 from glm_crush.serving.gateway.records import KeyLimits
 from glm_crush.serving.gateway.replies import Application, ApplicationList, AuditList, Key, KeyList, UsageList
 from glm_crush.serving.gateway.views import application_view, key_view
@@ -22,16 +21,12 @@ from glm_crush.serving.json_http import StrictModel, json_response, read_request
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 
-if TYPE_CHECKING:
-    from glm_crush.serving.gateway.build import GatewayPart
+__all__ = ["LimitsBody", "admin_routes"]
 
-__all__ = ["admin_routes"]
-
-_MOST_ROWS = 1000
 _TEXT: dict[str, Any] = {"type": "string"}
 _USAGE_QUERY = {"key_id": _TEXT, "from": _TEXT, "to": _TEXT}
 _AUDIT_QUERY: dict[str, dict[str, Any]] = {
-    "limit": {"type": "integer", "minimum": 1, "maximum": _MOST_ROWS},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MOST_ROWS},
     "before": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
     "key_id": _TEXT,
 }
@@ -86,9 +81,9 @@ class RotateRequest(StrictModel):
     overlap_seconds: float = Field(default=86_400.0, json_schema_extra={"minimum": 0, "maximum": 31_536_000})
 
 
-def admin_routes(part: GatewayPart) -> list[ApiRoute]:
-    """The routes; their requests find the database through the gateway."""
-    admin = _Admin(part)
+def admin_routes(accounts: Accounts) -> list[ApiRoute]:
+    """The routes over what administrators do."""
+    admin = _Admin(accounts)
     keys, key = "/admin/v1/keys", "/admin/v1/keys/{key_id}"
     applications = "/admin/v1/applications"
     return [
@@ -131,94 +126,70 @@ def admin_routes(part: GatewayPart) -> list[ApiRoute]:
 
 
 class _Admin:
-    def __init__(self, part: GatewayPart) -> None:
-        self._part = part
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
 
     async def register(self, http: Request) -> Response:
         request = await read_request(ApplicationRequest, http)
-        keys, _ = await self._stores()
-        return json_response(application_view(await keys.register(request.name)), status=201)
+        return json_response(application_view(await self._accounts.register(request.name)), status=201)
 
     async def applications(self, _: Request) -> Response:
-        keys, _accounts = await self._stores()
-        return _list([application_view(application) for application in await keys.applications()])
+        return _list([application_view(application) for application in await self._accounts.applications()])
 
     async def create(self, http: Request) -> Response:
         request = await read_request(KeyRequest, http)
-        keys, _ = await self._stores()
-        key, secret = await keys.create(
+        key, secret = await self._accounts.create_key(
             request.application,
             request.name,
-            scopes=("*",) if request.scopes is None else tuple(request.scopes),
-            models=tuple(request.models or ()),
+            scopes=request.scopes,
+            models=request.models,
             limits=None if request.limits is None else request.limits.limits(),
             expires_at=request.expires_at,
         )
-        await self._part.keys_changed()
-        return json_response(key_view(key, time.time(), secret.text), status=201)
+        return json_response(key_view(key, time.time(), secret), status=201)
 
     async def keys(self, http: Request) -> Response:
-        keys, _ = await self._stores()
-        wanted = http.query_params.get("application")
-        application = None if wanted is None else (await keys.application(wanted)).id
-        return _list([key_view(key, time.time()) for key in await keys.keys(application)])
+        found = await self._accounts.keys(http.query_params.get("application"))
+        return _list([key_view(key, time.time()) for key in found])
 
     async def key(self, http: Request) -> Response:
-        keys, _ = await self._stores()
-        return json_response(key_view(await keys.key(http.path_params["key_id"]), time.time()))
+        return json_response(key_view(await self._accounts.key(http.path_params["key_id"]), time.time()))
 
     async def change(self, http: Request) -> Response:
-        from glm_crush.serving.gateway.key_store import KeyChange
-
         request = await read_request(KeyChangeRequest, http)
-        keys, _ = await self._stores()
-        wanted = KeyChange(
+        key = await self._accounts.change_key(
+            http.path_params["key_id"],
             name=request.name,
-            scopes=None if request.scopes is None else tuple(request.scopes),
-            models=None if request.models is None else tuple(request.models),
+            scopes=request.scopes,
+            models=request.models,
             limits=None if request.limits is None else request.limits.limits(),
             expires_at=request.expires_at,
         )
-        key = await keys.change(http.path_params["key_id"], wanted)
-        await self._part.keys_changed()
         return json_response(key_view(key, time.time()))
 
     async def rotate(self, http: Request) -> Response:
         request = await read_request(RotateRequest, http) if await http.body() else RotateRequest()
-        keys, _ = await self._stores()
-        key, secret = await keys.rotate(http.path_params["key_id"], request.overlap_seconds)
-        await self._part.keys_changed()
-        return json_response(key_view(key, time.time(), secret.text), status=201)
+        key, secret = await self._accounts.rotate_key(http.path_params["key_id"], request.overlap_seconds)
+        return json_response(key_view(key, time.time(), secret), status=201)
 
     async def revoke(self, http: Request) -> Response:
-        keys, _ = await self._stores()
-        key = await keys.revoke(http.path_params["key_id"])
-        await self._part.keys_changed()
+        key = await self._accounts.revoke_key(http.path_params["key_id"])
         return json_response(key_view(key, time.time()))
 
     async def usage(self, http: Request) -> Response:
-        await self._part.write_records()
-        _, accounts = await self._stores()
         query = http.query_params
-        rows = await accounts.usage(
-            key_id=query.get("key_id"), first_day=query.get("from", ""), last_day=query.get("to", "9999")
+        rows = await self._accounts.usage(
+            key_id=query.get("key_id"), first_day=query.get("from"), last_day=query.get("to")
         )
-        return _list([{**row, "money": row["money"] / MONEY_UNIT} for row in rows])
+        return _list(rows)
 
     async def audit(self, http: Request) -> Response:
-        await self._part.write_records()
-        _, accounts = await self._stores()
-        rows = await accounts.audit(
-            limit=_integer(http, "limit", 100, 1, _MOST_ROWS) or 100,
+        rows = await self._accounts.audit(
+            limit=_integer(http, "limit", 100, 1, MOST_ROWS) or 100,
             before=_integer(http, "before", None, 1, 2**63 - 1),
             key_id=http.query_params.get("key_id"),
         )
         return _list(rows)
-
-    async def _stores(self) -> Any:
-        if self._part.stores is None:
-            raise ConfigError("this server was started without a database; there are no keys but api.key")
-        return await self._part.stores.make()
 
 
 def _list(rows: list[dict[str, Any]]) -> Response:

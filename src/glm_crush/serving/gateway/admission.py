@@ -18,6 +18,7 @@ from glm_crush.serving.gateway.headers import duration
 from glm_crush.serving.gateway.ledger import AuditEntry, UsageCell
 from glm_crush.serving.gateway.limits import Charge, LimitReached, LimitState
 from glm_crush.serving.gateway.meter import MONEY_UNIT
+from glm_crush.serving.gateway.scopes import check_scope
 from glm_crush.types import Usage
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "Reservation", "acting", "current_admission"]
 
+_LONGEST_ROUTE = 200  # of the records
 _NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0)
 _CURRENT: ContextVar[Admission | None] = ContextVar("glm_admission", default=None)
 
@@ -86,6 +88,24 @@ class Admission:
             charges = self._books.meter.request_charges(limits)
             await self._take(charges)
             self._slots = [charge for charge in charges if charge.kind == "slots"]
+
+    async def begin_another(self, scope: str, name: str, *, is_first: bool) -> None:
+        """Begin one of several things that the request asks for; it stands in the records as part of the route.
+
+        Args:
+            scope: the group it belongs to.
+            name: what it is.
+            is_first: `begin` has charged it already; the others count as requests too, within the same slot.
+
+        Raises:
+            AccessDeniedError: the key is not for it. RateLimitError: too many in the last minute.
+        """
+        self._route = f"{self._route} {name}"[:_LONGEST_ROUTE]
+        check_scope(self.grant, scope, name)
+        limits = self.grant.limits
+        if limits is not None and not is_first:
+            charges = self._books.meter.request_charges(limits)
+            await self._take([charge for charge in charges if charge.kind != "slots"])
 
     def check_model(self, model: str) -> None:
         """Note the model that is asked, and refuse one that the key is not for.

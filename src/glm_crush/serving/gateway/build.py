@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from glm_crush.config import ApiSettings, GatewaySettings
 from glm_crush.errors import ConfigError
+from glm_crush.serving.gateway.accounts import Accounts
 from glm_crush.serving.gateway.admin import admin_routes
 from glm_crush.serving.gateway.books import Books
 from glm_crush.serving.gateway.exposure import requires_keys
@@ -38,7 +39,7 @@ class GatewayPart(ServerPart):
     """A gateway with what runs beside it.
 
     Attributes:
-        gateway: decides. stores: keys and records; None without a database.
+        gateway: decides. stores: keys and records; None without a database. accounts: for administrators.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class GatewayPart(ServerPart):
     ) -> None:
         self.gateway = gateway
         self.stores = stores
+        self.accounts = Accounts(self)
         self._limits = limits
         self._watch = watch
         self._recorder = recorder
@@ -73,7 +75,7 @@ class GatewayPart(ServerPart):
 
     def routes(self) -> list[ApiRoute]:
         """See `ServerPart`: keys, usage and the audit log for administrators."""
-        return admin_routes(self)
+        return admin_routes(self.accounts)
 
     async def keys_changed(self) -> None:
         """Somebody changed keys through this process: they hold from now on. Raises StorageError."""

@@ -20,7 +20,7 @@ from glm_crush.serving.gateway.key_ring import KeyRing
 from glm_crush.serving.gateway.key_watch import KeyWatch
 from glm_crush.serving.gateway.ledger import AuditEntry
 from glm_crush.serving.gateway.records import Grant
-from glm_crush.serving.gateway.scopes import SCOPES, scope_of
+from glm_crush.serving.gateway.scopes import check_scope, scope_of
 from glm_crush.serving.gateway.secrets import SecretHasher, is_ours
 
 __all__ = ["ANONYMOUS", "BOOTSTRAP_KEY_ID", "Credentials", "Gateway", "key_in"]
@@ -134,10 +134,11 @@ class Gateway:
             self._note_refusal(credentials, route, request_id)
             raise
         admission = Admission(grant, self.books, route=route, request_id=request_id, address=credentials.address)
-        wanted = scope or scope_of(route.partition(" ")[2])
-        if not grant.allows_scope(wanted or ""):
+        try:
+            check_scope(grant, scope or scope_of(route.partition(" ")[2]), route)
+        except AccessDeniedError:
             admission.close(403)
-            raise AccessDeniedError(_denial(route, wanted, grant))
+            raise
         return admission
 
     async def authenticate(self, credentials: Credentials) -> Grant:
@@ -190,11 +191,3 @@ class Gateway:
         if self.books.audit != "off":
             now, address = self.books.now(), credentials.address
             self.books.ledger.record(AuditEntry(now, request_id, None, None, address, route, None, 401, 0, 0, 0, 0))
-
-
-def _denial(route: str, wanted: str | None, grant: Grant) -> str:
-    mine = ", ".join(sorted(grant.scopes))
-    if wanted == "admin":
-        return f"{route[:80]} needs a key with the scope admin; this one has {mine}"
-    what = f"the scope {wanted} ({SCOPES[wanted]})" if wanted else "the scope *"
-    return f"{route[:80]} needs {what}; this key has {mine}"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from glm_crush.errors import InvalidParameterError
+from glm_crush.errors import AccessDeniedError, InvalidParameterError
+from glm_crush.serving.gateway.records import Grant
 
-__all__ = ["OPEN_PATHS", "SCOPES", "check_scopes", "scope_of"]
+__all__ = ["BY_FIELD", "OPEN_PATHS", "SCOPES", "check_scope", "check_scopes", "scope_of"]
 
 SCOPES: Mapping[str, str] = MappingProxyType(
     {
@@ -27,6 +28,9 @@ SCOPES: Mapping[str, str] = MappingProxyType(
         "admin": "applications, keys, usage, audit log",
     }
 )
+
+# Open to every key: what such a request asks for, field by field, has the scopes.
+BY_FIELD = "by field"
 
 # Need no key: a supervisor has none, and they tell nothing.
 OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
@@ -45,6 +49,7 @@ _GROUPS: Mapping[str, str] = MappingProxyType(
         "/v1/messages/batches": "files",
         "/v1/ws": "generate",
         "/mcp": "generate",
+        "/graphql": BY_FIELD,
         "/api/chat": "generate",
         "/api/generate": "generate",
         "/v1/embeddings": "embed",
@@ -96,6 +101,21 @@ def scope_of(path: str) -> str | None:
             return group
         path = path.rpartition("/")[0]
     return None
+
+
+def check_scope(grant: Grant, wanted: str | None, route: str) -> None:
+    """Refuse a route of a group that a key is not for; None is a route without a group.
+
+    Raises:
+        AccessDeniedError: says which scope it needs.
+    """
+    if wanted == BY_FIELD or grant.allows_scope(wanted or ""):
+        return
+    mine = ", ".join(sorted(grant.scopes))
+    if wanted == "admin":
+        raise AccessDeniedError(f"{route[:80]} needs a key with the scope admin; this one has {mine}")
+    what = f"the scope {wanted} ({SCOPES[wanted]})" if wanted else "the scope *"
+    raise AccessDeniedError(f"{route[:80]} needs {what}; this key has {mine}")
 
 
 def check_scopes(scopes: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -21,10 +22,10 @@ from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_encoder import ServedEncoders
 
-__all__ = ["EmbeddingRequest", "embedding_routes", "truncation"]
+__all__ = ["LARGE_REPLY", "EmbeddingRequest", "Vectors", "compute_vectors", "embedding_routes", "truncation"]
 
 MOST_INPUTS = 2048  # OpenAI's limit
-_LARGE_REPLY = 20_000  # numbers; fewer are written in about a millisecond
+LARGE_REPLY = 20_000  # numbers; fewer are written in about a millisecond
 
 
 class EmbeddingRequest(StrictModel):
@@ -57,31 +58,47 @@ class _Embeddings:
     async def create(self, http: Request) -> Response:
         """One vector per input."""
         request = await read_request(EmbeddingRequest, http)
-        inputs = _inputs(request)
-        async with self._encoders.use(request.model, "embedding model") as model:
-            width = model.encoder.runner.width
-            if request.dimensions is not None and request.dimensions > width:
-                raise InvalidParameterError(
-                    f"dimensions is {request.dimensions}; {model.name} has {width}, give 1 to {width}",
-                    parameter="dimensions",
-                )
-            truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
-            work = model.embed(inputs, kind=request.input_type, truncate_to=truncate_to)
-            done = await run_until_disconnect(work, http.receive)
-            if done is None:
-                return Response(status_code=499)
-            name = model.name
-        vectors = shorten_vectors(done.vectors, request.dimensions)
+        done = await run_until_disconnect(compute_vectors(self._encoders, request), http.receive)
+        if done is None:
+            return Response(status_code=499)
 
         def reply() -> Response:
             data = [
                 {"object": "embedding", "index": index, "embedding": embedding}
-                for index, embedding in enumerate(_encoded(vectors, request.encoding_format))
+                for index, embedding in enumerate(_encoded(done.rows, request.encoding_format))
             ]
             usage = {"prompt_tokens": done.num_tokens, "total_tokens": done.num_tokens}
-            return json_response({"object": "list", "data": data, "model": name, "usage": usage})
+            return json_response({"object": "list", "data": data, "model": done.model, "usage": usage})
 
-        return reply() if vectors.size < _LARGE_REPLY else await asyncio.to_thread(reply)
+        return reply() if done.rows.size < LARGE_REPLY else await asyncio.to_thread(reply)
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Float32 `[num_texts, dimensions]` rows, by which model, and how many tokens it read."""
+
+    rows: Float32
+    model: str
+    num_tokens: int
+
+
+async def compute_vectors(encoders: ServedEncoders, request: EmbeddingRequest) -> Vectors:
+    """One vector per input, whatever protocol asks.
+
+    Raises:
+        InvalidParameterError: too many inputs or dimensions. Others as `ServedEncoder.embed`.
+    """
+    inputs = _inputs(request)
+    async with encoders.use(request.model, "embedding model") as model:
+        width = model.encoder.runner.width
+        if request.dimensions is not None and request.dimensions > width:
+            raise InvalidParameterError(
+                f"dimensions is {request.dimensions}; {model.name} has {width}, give 1 to {width}",
+                parameter="dimensions",
+            )
+        truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
+        done = await model.embed(inputs, kind=request.input_type, truncate_to=truncate_to)
+        return Vectors(shorten_vectors(done.vectors, request.dimensions), model.name, done.num_tokens)
 
 
 def truncation(wanted: int | None, max_length: int) -> int | None:

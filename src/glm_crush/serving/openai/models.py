@@ -13,7 +13,7 @@ from glm_crush.serving.served_encoder import ServedEncoder
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["Models"]
+__all__ = ["Models", "encoder_card", "model_card"]
 
 
 class Models:
@@ -24,8 +24,8 @@ class Models:
 
     async def list(self, _: Request) -> Response:
         """Every served model."""
-        cards = [_card(model) for model in self._models]
-        cards += [_encoder_card(encoder) for encoder in self._models.encoders]
+        cards = [model_card(model) for model in self._models]
+        cards += [encoder_card(encoder) for encoder in self._models.encoders]
         return json_response({"object": "list", "data": cards, "has_more": False})
 
     async def retrieve(self, http: Request) -> Response:
@@ -33,11 +33,11 @@ class Models:
         name = http.path_params["model_id"]
         for encoder in self._models.encoders:
             if encoder.name == name:
-                return json_response(_encoder_card(encoder))
-        return json_response(_card(await self._models.find(name)))
+                return json_response(encoder_card(encoder))
+        return json_response(model_card(await self._models.find(name)))
 
 
-def _card(model: ServedModel) -> dict[str, Any]:
+def model_card(model: ServedModel) -> dict[str, Any]:
     """OpenAI's four fields, vLLM's, what may be asked of the model, and what Anthropic's clients read beside them."""
     replies = model.replies
     capabilities = {
@@ -51,7 +51,7 @@ def _card(model: ServedModel) -> dict[str, Any]:
     return card if model.adapter is None else {**card, "root": model.root, "parent": model.parent}
 
 
-def _encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
+def encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
     """The same for an embedding model or a reranker; `dimensions` of its vectors."""
     embeds = encoder.task == "embed"
     capabilities = {"completion": False, "chat": False, "embeddings": embeds, "rerank": embeds or encoder.is_reranker}

@@ -22,7 +22,7 @@ from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_encoder import ScoredPairs, ServedEncoder, ServedEncoders
 
-__all__ = ["RerankRequest", "ScoreRequest", "rerank_routes"]
+__all__ = ["RerankRequest", "ScoreRequest", "compute_ranking", "rerank_routes"]
 
 MOST_DOCUMENTS = 2048
 
@@ -84,21 +84,8 @@ class _Reranking:
     async def rerank(self, http: Request) -> Response:
         """The documents, best first."""
         request = await read_request(RerankRequest, http)
-        texts = [document if isinstance(document, str) else document.text for document in request.documents]
-        if not 1 <= len(texts) <= MOST_DOCUMENTS:
-            raise InvalidParameterError(
-                f"documents holds {len(texts)} texts; give between 1 and {MOST_DOCUMENTS}", parameter="documents"
-            )
-        async with self._encoders.use(request.model, "reranker") as model:
-            truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
-            if truncate_to is None and request.truncation is not False:
-                truncate_to = model.encoder.max_length
-            pairs = [(request.query, text) for text in texts]
-            work = model.score(pairs, truncate_to=truncate_to, second_length=request.max_tokens_per_doc)
-            scored = await run_until_disconnect(work, http.receive)
-        if scored is None:
-            return Response(status_code=499)
-        return json_response(_ranking(request, texts, scored, model))
+        ranking = await run_until_disconnect(compute_ranking(self._encoders, request), http.receive)
+        return Response(status_code=499) if ranking is None else json_response(ranking)
 
     async def score(self, http: Request) -> Response:
         """A score per pair, in their order."""
@@ -111,6 +98,26 @@ class _Reranking:
             return Response(status_code=499)
         data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scored.scores)]
         return json_response({**_head("score", model, scored), "object": "list", "data": data})
+
+
+async def compute_ranking(encoders: ServedEncoders, request: RerankRequest) -> dict[str, Any]:
+    """The documents, best first, in Jina's shape, whatever protocol asks.
+
+    Raises:
+        InvalidParameterError: no documents, or too many. Others as `ServedEncoder.score`.
+    """
+    texts = [document if isinstance(document, str) else document.text for document in request.documents]
+    if not 1 <= len(texts) <= MOST_DOCUMENTS:
+        raise InvalidParameterError(
+            f"documents holds {len(texts)} texts; give between 1 and {MOST_DOCUMENTS}", parameter="documents"
+        )
+    async with encoders.use(request.model, "reranker") as model:
+        truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
+        if truncate_to is None and request.truncation is not False:
+            truncate_to = model.encoder.max_length
+        pairs = [(request.query, text) for text in texts]
+        scored = await model.score(pairs, truncate_to=truncate_to, second_length=request.max_tokens_per_doc)
+        return _ranking(request, texts, scored, model)
 
 
 def _head(prefix: str, model: ServedEncoder, scored: ScoredPairs) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""GraphQL: models, generation, vectors and administration in one schema; subscriptions stream tokens."""
