@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from gql import Client, GraphQLRequest
 from gql.transport.websockets import WebsocketsTransport
+from websockets.exceptions import ConnectionClosed
 
 from tests.serving.graphql_client import CHAT, STREAM, chat_input, code_of, opened, serve_graphql, subscribe, until
 from tests.serving.scripted import RunningServer, ScriptedEngine
@@ -30,8 +32,9 @@ def text_of(messages: list[dict[str, Any]], operation_id: str) -> str:
 
 
 def close_code(socket: Any) -> int:
-    for _ in socket:  # until it is closed in order; another code raises
-        pass
+    while socket.close_code is None:
+        with suppress(ConnectionClosed):
+            socket.recv(timeout=20)
     return int(socket.close_code)
 
 
