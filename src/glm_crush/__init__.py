@@ -11,12 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glm_crush.client import AsyncClient, Client
     from glm_crush.encoders import EmbeddingModel, RerankModel
     from glm_crush.llm import LLM
     from glm_crush.types import Message, RequestOutput, SamplingParams, StructuredOutput
 
 __all__ = [
     "LLM",
+    "AsyncClient",
+    "Client",
     "EmbeddingModel",
     "Message",
     "RequestOutput",
@@ -29,6 +32,8 @@ __version__ = "0.1.0"
 
 _HOMES = dict.fromkeys(__all__, "glm_crush.types") | {
     "LLM": "glm_crush.llm",
+    "AsyncClient": "glm_crush.client",
+    "Client": "glm_crush.client",
     "EmbeddingModel": "glm_crush.encoders",
     "RerankModel": "glm_crush.encoders",
 }

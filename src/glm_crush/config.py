@@ -208,7 +208,7 @@ class Settings:
     def server_url(self) -> str:
         """Where the server is that clients talk to."""
         scheme = "http" if self.gateway.tls_cert is None else "https"
-        return self.client.url or f"{scheme}://127.0.0.1:{self.api.port}"
+        return f"{scheme}://127.0.0.1:{self.api.port}" if self.client.url is None else self.client.url
 
     def describe(self) -> Iterator[Setting]:
         """Every value in declaration order."""

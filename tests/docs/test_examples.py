@@ -45,7 +45,7 @@ def test_the_python_examples_of_a_page_run_in_order(
         if block.language == "python" and block.runs:
             source = "\n" * (block.line - 1) + with_port(block.text, server_port)
             with contextlib.redirect_stdout(io.StringIO()) as output:
-                exec(compile(source, str(page), "exec"), namespace)
+                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
             printed = output.getvalue()
         elif block.is_output:
             assert printed == block.text, f"{block.name} is not what the example prints"

@@ -1,0 +1,233 @@
+"""The client that waits in the event loop.
+
+Above: users' programs. Below: one binding for each request; `client` is its twin, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from glm_crush.client import (
+    batches,
+    chats,
+    completions,
+    embeddings,
+    files,
+    gateway,
+    models,
+    moderations,
+    reranking,
+    responses,
+    server,
+    tokens,
+)
+from glm_crush.client.async_transport import AsyncTransport
+from glm_crush.client.attempts import RetryPolicy
+from glm_crush.client.batch_result import BatchResult
+from glm_crush.client.bind import AsyncGroup, async_flow, async_method, async_pages, async_stream
+from glm_crush.client.connect import connection_options
+from glm_crush.client.log_feed import AsyncLogFeed, Level
+from glm_crush.client.stream import AsyncStream
+
+__all__ = ["AsyncClient"]
+
+
+class Files(AsyncGroup):
+    """Files on the server."""
+
+    upload = async_flow(files.upload)
+    list = async_pages(files.list_files)
+    get = async_method(files.get)
+    content = async_method(files.content)
+    delete = async_method(files.delete)
+
+
+class Batches(AsyncGroup):
+    """Many requests that are run when nobody waits."""
+
+    submit = async_flow(batches.submit)
+    create = async_method(batches.create)
+    list = async_pages(batches.list_batches)
+    get = async_method(batches.get)
+    cancel = async_method(batches.cancel)
+    wait = async_flow(batches.wait)
+
+    async def results(self, batch: batches.Batch | str) -> AsyncIterator[BatchResult]:
+        """What became of each request: those that succeeded, then those that did not, in the order of the input."""
+        known = await self.get(batch) if isinstance(batch, str) else batch
+        for call in batches.result_calls(known):
+            async with AsyncStream(self._transport, call) as results:
+                async for result in results:
+                    yield result
+
+
+class Responses(AsyncGroup):
+    """Replies that the server keeps; `AsyncClient.respond` makes them."""
+
+    get = async_method(responses.get)
+    wait = async_flow(responses.wait)
+    follow = async_stream(responses.follow)
+    cancel = async_method(responses.cancel)
+    delete = async_method(responses.delete)
+    input_items = async_pages(responses.input_items)
+
+
+class Models(AsyncGroup):
+    """The models of the server."""
+
+    list = async_method(models.list_models)
+    get = async_method(models.get)
+    loaded = async_method(models.loaded)
+    load = async_method(models.load)
+    unload = async_method(models.unload)
+    pin = async_method(models.pin)
+    unpin = async_method(models.unpin)
+    load_adapter = async_method(models.load_adapter)
+    unload_adapter = async_method(models.unload_adapter)
+
+
+class Applications(AsyncGroup):
+    """Who uses the server."""
+
+    register = async_method(gateway.register)
+    list = async_method(gateway.applications)
+
+
+class Keys(AsyncGroup):
+    """What applications may do, and how much of it."""
+
+    create = async_method(gateway.create_key)
+    list = async_method(gateway.list_keys)
+    get = async_method(gateway.get_key)
+    change = async_method(gateway.change_key)
+    rotate = async_method(gateway.rotate_key)
+    revoke = async_method(gateway.revoke_key)
+
+
+class AsyncClient(AsyncGroup):
+    """A server of models, as Python methods.
+
+        async with AsyncClient() as client:
+            print((await client.chat("Why is the sky blue?")).content)
+
+    Belongs to one event loop. Every error is a GlmError; what the server refuses has the class that it would
+    have in the server.
+
+    Attributes:
+        files, batches, responses, models, applications, keys: groups of methods.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        connect_seconds: float | None = None,
+        max_retries: int | None = None,
+        max_connections: int | None = None,
+        verify: ssl.SSLContext | bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is sent yet. What is None is taken from the configuration (file, environment), else its default.
+
+        Args:
+            url: of the server, with or without /v1; default: this machine, port 4600.
+            api_key: sent as a bearer token.
+            timeout_seconds: a reply of which nothing comes for so long is given up.
+            connect_seconds: a connection that takes longer is given up.
+            max_retries: how often a request that may be repeated is sent again.
+            max_connections: at a time.
+            verify: whether the server's certificate is checked; or a context that says how.
+            headers: sent with every request.
+
+        Raises:
+            ConfigError: the address or a setting cannot be.
+        """
+        options = connection_options(
+            url,
+            api_key,
+            timeout_seconds=timeout_seconds,
+            connect_seconds=connect_seconds,
+            max_retries=max_retries,
+            max_connections=max_connections,
+            verify=verify,
+            headers=headers,
+        )
+        self._use(AsyncTransport(options))
+
+    def _use(self, transport: AsyncTransport) -> None:
+        super().__init__(transport)
+        self.files = Files(transport)
+        self.batches = Batches(transport)
+        self.responses = Responses(transport)
+        self.models = Models(transport)
+        self.applications = Applications(transport)
+        self.keys = Keys(transport)
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._transport.options.url
+
+    chat = async_method(chats.chat)
+    chat_as = async_method(chats.chat_as)
+    stream_chat = async_stream(chats.stream_chat)
+    complete = async_method(completions.complete)
+    stream_complete = async_stream(completions.stream_complete)
+    respond = async_method(responses.respond)
+    stream_respond = async_stream(responses.stream_respond)
+    embed = async_method(embeddings.embed)
+    rerank = async_method(reranking.rerank)
+    score = async_method(reranking.score)
+    moderate = async_method(moderations.moderate)
+    tokenize = async_method(tokens.tokenize)
+    detokenize = async_method(tokens.detokenize)
+    render = async_method(tokens.render)
+    render_completion = async_method(tokens.render_completion)
+    usage = async_method(gateway.usage)
+    audit = async_method(gateway.audit)
+    health = async_method(server.health)
+    ready = async_method(server.ready)
+    version = async_method(server.version)
+    load = async_method(server.load)
+    metrics = async_method(server.metrics)
+
+    def logs(self, level: Level = "info") -> AsyncLogFeed:
+        """The server's log from now on; see `AsyncLogFeed`."""
+        return AsyncLogFeed(self._transport.options, level)
+
+    def with_options(
+        self,
+        *,
+        timeout_seconds: float | None = None,
+        max_retries: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncClient:
+        """The same connections, asked in another way; what is None stays. `headers` are sent beside the others.
+
+        await client.with_options(timeout_seconds=5, max_retries=0).chat("Hello")
+        """
+        changes: dict[str, Any] = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        if max_retries is not None:
+            changes["retries"] = RetryPolicy(max_retries=max_retries)
+        if headers is not None:
+            changes["headers"] = {**self._transport.options.headers, **headers}
+        client = AsyncClient.__new__(AsyncClient)
+        client._use(self._transport.with_options(**changes))
+        return client
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,231 @@
+"""The client that waits in the calling thread.
+
+Above: users' programs, the command line. Below: one binding for each request; `async_client` is its twin, and a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from glm_crush.client import (
+    batches,
+    chats,
+    completions,
+    embeddings,
+    files,
+    gateway,
+    models,
+    moderations,
+    reranking,
+    responses,
+    server,
+    tokens,
+)
+from glm_crush.client.attempts import RetryPolicy
+from glm_crush.client.batch_result import BatchResult
+from glm_crush.client.bind import SyncGroup, sync_flow, sync_method, sync_pages, sync_stream
+from glm_crush.client.connect import connection_options
+from glm_crush.client.log_feed import Level, LogFeed
+from glm_crush.client.stream import Stream
+from glm_crush.client.sync_transport import SyncTransport
+
+__all__ = ["Client"]
+
+
+class Files(SyncGroup):
+    """Files on the server."""
+
+    upload = sync_flow(files.upload)
+    list = sync_pages(files.list_files)
+    get = sync_method(files.get)
+    content = sync_method(files.content)
+    delete = sync_method(files.delete)
+
+
+class Batches(SyncGroup):
+    """Many requests that are run when nobody waits."""
+
+    submit = sync_flow(batches.submit)
+    create = sync_method(batches.create)
+    list = sync_pages(batches.list_batches)
+    get = sync_method(batches.get)
+    cancel = sync_method(batches.cancel)
+    wait = sync_flow(batches.wait)
+
+    def results(self, batch: batches.Batch | str) -> Iterator[BatchResult]:
+        """What became of each request: those that succeeded, then those that did not, in the order of the input."""
+        known = self.get(batch) if isinstance(batch, str) else batch
+        for call in batches.result_calls(known):
+            with Stream(self._transport, call) as results:
+                yield from results
+
+
+class Responses(SyncGroup):
+    """Replies that the server keeps; `Client.respond` makes them."""
+
+    get = sync_method(responses.get)
+    wait = sync_flow(responses.wait)
+    follow = sync_stream(responses.follow)
+    cancel = sync_method(responses.cancel)
+    delete = sync_method(responses.delete)
+    input_items = sync_pages(responses.input_items)
+
+
+class Models(SyncGroup):
+    """The models of the server."""
+
+    list = sync_method(models.list_models)
+    get = sync_method(models.get)
+    loaded = sync_method(models.loaded)
+    load = sync_method(models.load)
+    unload = sync_method(models.unload)
+    pin = sync_method(models.pin)
+    unpin = sync_method(models.unpin)
+    load_adapter = sync_method(models.load_adapter)
+    unload_adapter = sync_method(models.unload_adapter)
+
+
+class Applications(SyncGroup):
+    """Who uses the server."""
+
+    register = sync_method(gateway.register)
+    list = sync_method(gateway.applications)
+
+
+class Keys(SyncGroup):
+    """What applications may do, and how much of it."""
+
+    create = sync_method(gateway.create_key)
+    list = sync_method(gateway.list_keys)
+    get = sync_method(gateway.get_key)
+    change = sync_method(gateway.change_key)
+    rotate = sync_method(gateway.rotate_key)
+    revoke = sync_method(gateway.revoke_key)
+
+
+class Client(SyncGroup):
+    """A server of models, as Python methods.
+
+        with Client() as client:
+            print(client.chat("Why is the sky blue?").content)
+
+    May be used from several threads. Every error is a GlmError; what the server refuses has the class that it would
+    have in the server.
+
+    Attributes:
+        files, batches, responses, models, applications, keys: groups of methods.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float | None = None,
+        connect_seconds: float | None = None,
+        max_retries: int | None = None,
+        max_connections: int | None = None,
+        verify: ssl.SSLContext | bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is sent yet. What is None is taken from the configuration (file, environment), else its default.
+
+        Args:
+            url: of the server, with or without /v1; default: this machine, port 4600.
+            api_key: sent as a bearer token.
+            timeout_seconds: a reply of which nothing comes for so long is given up.
+            connect_seconds: a connection that takes longer is given up.
+            max_retries: how often a request that may be repeated is sent again.
+            max_connections: at a time.
+            verify: whether the server's certificate is checked; or a context that says how.
+            headers: sent with every request.
+
+        Raises:
+            ConfigError: the address or a setting cannot be.
+        """
+        options = connection_options(
+            url,
+            api_key,
+            timeout_seconds=timeout_seconds,
+            connect_seconds=connect_seconds,
+            max_retries=max_retries,
+            max_connections=max_connections,
+            verify=verify,
+            headers=headers,
+        )
+        self._use(SyncTransport(options))
+
+    def _use(self, transport: SyncTransport) -> None:
+        super().__init__(transport)
+        self.files = Files(transport)
+        self.batches = Batches(transport)
+        self.responses = Responses(transport)
+        self.models = Models(transport)
+        self.applications = Applications(transport)
+        self.keys = Keys(transport)
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return self._transport.options.url
+
+    chat = sync_method(chats.chat)
+    chat_as = sync_method(chats.chat_as)
+    stream_chat = sync_stream(chats.stream_chat)
+    complete = sync_method(completions.complete)
+    stream_complete = sync_stream(completions.stream_complete)
+    respond = sync_method(responses.respond)
+    stream_respond = sync_stream(responses.stream_respond)
+    embed = sync_method(embeddings.embed)
+    rerank = sync_method(reranking.rerank)
+    score = sync_method(reranking.score)
+    moderate = sync_method(moderations.moderate)
+    tokenize = sync_method(tokens.tokenize)
+    detokenize = sync_method(tokens.detokenize)
+    render = sync_method(tokens.render)
+    render_completion = sync_method(tokens.render_completion)
+    usage = sync_method(gateway.usage)
+    audit = sync_method(gateway.audit)
+    health = sync_method(server.health)
+    ready = sync_method(server.ready)
+    version = sync_method(server.version)
+    load = sync_method(server.load)
+    metrics = sync_method(server.metrics)
+
+    def logs(self, level: Level = "info") -> LogFeed:
+        """The server's log from now on; see `LogFeed`."""
+        return LogFeed(self._transport.options, level)
+
+    def with_options(
+        self,
+        *,
+        timeout_seconds: float | None = None,
+        max_retries: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Client:
+        """The same connections, asked in another way; what is None stays. `headers` are sent beside the others.
+
+        client.with_options(timeout_seconds=5, max_retries=0).chat("Hello")
+        """
+        changes: dict[str, Any] = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        if max_retries is not None:
+            changes["retries"] = RetryPolicy(max_retries=max_retries)
+        if headers is not None:
+            changes["headers"] = {**self._transport.options.headers, **headers}
+        client = Client.__new__(Client)
+        client._use(self._transport.with_options(**changes))
+        return client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
