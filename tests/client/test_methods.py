@@ -12,7 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from glm_crush.client import BatchRequest, ChatDelta, call_functions
-from glm_crush.errors import InvalidParameterError, ModelNotFoundError, RecordNotFoundError
+from glm_crush.config import StorageSettings
+from glm_crush.errors import DeadlineError, InvalidParameterError, ModelNotFoundError, RecordNotFoundError
+from glm_crush.storage.lazy import LazyDatabase
 
 pytestmark = pytest.mark.requirement("S11")
 
@@ -143,7 +145,7 @@ def test_a_response_streams_and_adds_up(client: Any) -> None:
     assert stream.reply.text == text == client.respond("Why?", model="plain", max_output_tokens=4, seed=1).text
 
 
-def test_a_response_in_the_background_is_waited_for_followed_and_cancelled(client: Any) -> None:
+def test_a_response_in_the_background_is_waited_for_and_followed(client: Any) -> None:
     begun = client.respond("Why?", model="plain", background=True, max_output_tokens=4, seed=1)
     assert begun.is_working
     done = client.responses.wait(begun.id, poll_seconds=0.01)
@@ -154,8 +156,19 @@ def test_a_response_in_the_background_is_waited_for_followed_and_cancelled(clien
         numbers = [event.sequence_number for event in rest]
     assert numbers[0] == first.sequence_number + 1
     assert rest.reply.text == done.text
-    long = client.respond("Why?", model="plain", background=True, max_output_tokens=3000, seed=1)
-    assert client.responses.cancel(long.id).status == "cancelled"
+
+
+def test_a_response_in_the_background_is_cancelled(
+    open_client: Any, start_server: Any, scripted_engine: Any, glm_home: Path
+) -> None:
+    server = start_server(scripted_engine(hold_after=1), database=LazyDatabase(StorageSettings(), glm_home))
+    client = open_client(server.url)
+    begun = client.respond("Why?", background=True)
+    assert server.engine.holding.wait(10)
+    with pytest.raises(DeadlineError, match="wait again or cancel it"):
+        client.responses.wait(begun.id, timeout_seconds=0)
+    assert client.responses.cancel(begun.id).status == "cancelled"
+    assert server.engine.closed.wait(10)
 
 
 def test_a_response_is_held_to_a_schema_and_calls_functions(client: Any) -> None:
