@@ -189,7 +189,10 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All sections; `origins` says where each value that is not a default came from."""
+    """All sections; `origins` says where each value that is not a default came from.
+
+    `config_file` is the one that was looked for, whether it is there or not.
+    """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     crush: CrushSettings = field(default_factory=CrushSettings)
@@ -203,6 +206,7 @@ class Settings:
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
+    config_file: Path = Path(DEFAULT_HOME) / "config.toml"
 
     @property
     def server_url(self) -> str:
@@ -240,8 +244,9 @@ def load_settings(
     home = Path(environment.get("GLM_HOME") or DEFAULT_HOME).expanduser()
     values: dict[str, object] = {"store.home": home}
     origins: dict[str, str] = {}
+    path = config_path or home / "config.toml"
     layers = (
-        _from_file(config_path, home),
+        _from_file(path, must_exist=config_path is not None),
         _from_environment(environment),
         [(key, value, "flag") for key, value in (flags or {}).items() if value is not None],
     )
@@ -253,7 +258,7 @@ def load_settings(
         name: section(**{key.split(".", 1)[1]: value for key, value in values.items() if key.startswith(f"{name}.")})
         for name, section in _sections().items()
     }
-    return Settings(origins=origins, **sections)
+    return Settings(origins=origins, config_file=path, **sections)
 
 
 def pip_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -263,12 +268,11 @@ def pip_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("PIP_") or name in named}
 
 
-def _from_file(config_path: Path | None, home: Path) -> Iterator[tuple[str, object, str]]:
-    path = config_path if config_path is not None else home / "config.toml"
+def _from_file(path: Path, *, must_exist: bool) -> Iterator[tuple[str, object, str]]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if config_path is None:
+        if not must_exist:
             return
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

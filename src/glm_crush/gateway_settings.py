@@ -28,6 +28,13 @@ class GatewaySettings:
         "Redis or Valkey where several servers share limits: redis://host:6379/0; unset = each counts alone",
         secret=True,
     )
+    requests_per_minute: int | None = setting(None, "limit of keys that have none of their own; unset = none", low=1)
+    tokens_per_minute: int | None = setting(None, "limit of keys that have none of their own; unset = none", low=1)
+    concurrency: int | None = setting(
+        None,
+        "requests at the same time, for keys that have no such limit of their own; unset = none",
+        low=1,
+    )
     max_failures_per_minute: int = setting(20, "wrong keys that one address may send", low=1)
     price_per_1k_prompt_tokens: float = setting(0.0, "money, for budgets in money", low=0)
     price_per_1k_completion_tokens: float = setting(0.0, "money, for budgets in money", low=0)

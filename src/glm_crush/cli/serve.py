@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,9 @@ from glm_crush.cli.options import (
     lora_modules,
     settings_from,
 )
+
+if TYPE_CHECKING:
+    from glm_crush.config import Settings
 
 __all__ = ["serve"]
 
@@ -75,7 +79,8 @@ def serve(
     from glm_crush.engine.process.spawned_child import SpawnedChild
 
     adapters = lora_modules(lora)
-    settings = settings_from(
+    load = partial(
+        settings_from,
         ctx,
         api__host=host,
         api__port=port,
@@ -98,6 +103,7 @@ def serve(
         encoders__embedding_model=embedding_model,
         encoders__reranker_model=reranker,
     )
+    settings = load()
     with ExitStack() as held:
         spawned = None
         if settings.api.engine_process:
@@ -115,9 +121,10 @@ def serve(
         from glm_crush.serving.local_model import serve_loaded_model
         from glm_crush.serving.mcp.part import McpPart
         from glm_crush.serving.model_alias import ModelAliases
-        from glm_crush.serving.observability.logs import configure_logs
+        from glm_crush.serving.observability.logs import configure_logs, log_level_change
         from glm_crush.serving.observability.part import Observability
         from glm_crush.serving.part import ServerPart
+        from glm_crush.serving.reloading.reloading import Reloading
         from glm_crush.serving.response_cache.part import ResponseCache
         from glm_crush.serving.served_models import ServedModels
         from glm_crush.serving.server import bind, run_server, server_url
@@ -160,6 +167,14 @@ def serve(
             parts.append(ResponseCache(models, settings.cache, database))
         if settings.api.grpc_port is not None:
             parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
+
+        def load_again() -> Settings:
+            again = load()
+            check_exposure(again)
+            return again
+
+        reloading = Reloading(settings, load_again, [settings.config_file])
+        reloading.add(log_level_change())
         app = create_app(
             models,
             settings.api,
@@ -168,6 +183,7 @@ def serve(
             store=open_store(settings),
             parts=parts,
             on_shutdown=stop,
+            reloading=reloading,
         )
 
         def ready(url: str) -> None:
@@ -179,4 +195,4 @@ def serve(
                 second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)
                 standard_error().print(f"  [cyan]Ollama[/]  {second_url}", soft_wrap=True)
 
-        run_server(app, bound, settings.api, settings.gateway, on_ready=ready, also=also)
+        run_server(app, bound, settings.api, settings.gateway, on_ready=ready, also=also, reloading=reloading)

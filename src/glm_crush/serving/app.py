@@ -22,9 +22,8 @@ from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.adapters import adapter_routes
 from glm_crush.serving.anthropic.routes import ANTHROPIC_ERRORS, anthropic_routes
 from glm_crush.serving.errors import ApiError, ErrorShapes
-from glm_crush.serving.gateway.browser_guard import BrowserGuard, names_in
 from glm_crush.serving.gateway.build import build_gateway
-from glm_crush.serving.gateway.cors import cors_middleware
+from glm_crush.serving.gateway.cors import CrossOrigin, WelcomePages
 from glm_crush.serving.graphql.error_shape import GRAPHQL_ERRORS
 from glm_crush.serving.health import health_routes
 from glm_crush.serving.in_process import InProcessCaller
@@ -35,6 +34,7 @@ from glm_crush.serving.openai.routes import openai_routes
 from glm_crush.serving.openai.stored import StoredApis
 from glm_crush.serving.openapi import openapi_document, openapi_page
 from glm_crush.serving.part import ServerPart
+from glm_crush.serving.reloading.reloading import Reloading
 from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
@@ -53,12 +53,13 @@ def create_app(
     store: ModelStore | None = None,
     parts: Sequence[ServerPart] = (),
     on_shutdown: Callable[[], None] | None = None,
+    reloading: Reloading | None = None,
 ) -> Starlette:
     """The ASGI application that serves `models`; the first is the default one.
 
     `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
     and there are no routes for stored objects and no keys but `api.key`; without a `store` no models are fetched.
-    `parts` add theirs, the first one outermost.
+    `parts` add theirs, the first one outermost. `reloading` is told which settings can change while the server runs.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -68,7 +69,10 @@ def create_app(
     door = build_gateway(settings, limits, database)
     # What runs in the background is stopped before the gateway writes its last records.
     stored = None if database is None else StoredApis(served, database, settings)
-    parts = [*parts, door, *(() if stored is None else (stored,))]
+    parts = [*parts, door, *(() if stored is None else (stored,)), *(() if reloading is None else (reloading,))]
+    pages = WelcomePages(limits)
+    if reloading is not None:
+        reloading.add(pages.live_change(), *(change for part in parts for change in part.live_changes()))
     for part in parts:
         part.attach(door.gateway)
         part.administer(door.accounts)
@@ -100,12 +104,12 @@ def create_app(
             Route("/docs", page),
         ],
         middleware=[
-            *cors_middleware(limits),
+            Middleware(CrossOrigin, pages=pages),
             *(middleware for part in parts for middleware in part.middleware()),
             Middleware(
                 ApiMiddleware,
                 gateway=door.gateway,
-                guard=BrowserGuard(names_in(limits.hosts), names_in(limits.cors_origins)),
+                guard=pages.guard,
                 max_body_bytes=settings.max_body_bytes,
                 larger_bodies={} if database is None else {"/v1/files": database.settings.max_file_bytes + 2**20},
                 timeout_seconds=limits.request_timeout_seconds,

@@ -6,7 +6,6 @@ Above: `server.py`. Below: uvicorn, `gateway.guarded_protocol`, `gateway.tls`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 import threading
@@ -17,16 +16,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from glm_crush.config import ApiSettings
-from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.serving.gateway.guarded_protocol import guarded_protocol
 from glm_crush.serving.gateway.tls import Certificate
+from glm_crush.serving.reloading.reloading import Reloading
 
 __all__ = ["HttpServer"]
 
 _BACKLOG = 2048
-
-_log = logging.getLogger("glm_crush.serving")
 
 
 class HttpServer(uvicorn.Server):
@@ -37,6 +34,7 @@ class HttpServer(uvicorn.Server):
         sockets: where it listens.
         settings, gateway: times, sizes, certificate.
         on_ready: called once requests are taken.
+        reloading: what SIGHUP asks to read the settings again; None = the signal ends the server, as is its default.
 
     Raises:
         ConfigError: the certificate cannot be used, or so many files may not be open.
@@ -50,11 +48,15 @@ class HttpServer(uvicorn.Server):
         gateway: GatewaySettings,
         *,
         on_ready: Callable[[], None],
+        reloading: Reloading | None = None,
     ) -> None:
         self._sockets = sockets
         self._on_ready = on_ready
         self._header_seconds = gateway.header_timeout_seconds
         self._certificate = Certificate.of(gateway)
+        self._reloading = reloading
+        if reloading is not None and self._certificate is not None:
+            reloading.add(self._certificate.live_change())
         self._protocol_class = guarded_protocol(gateway)
         super().__init__(
             uvicorn.Config(
@@ -92,19 +94,9 @@ class HttpServer(uvicorn.Server):
                 backlog=_BACKLOG,
             )
             self.servers.append(listener)
-        if threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
+        if self._reloading is not None and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, self._reloading.begin)
         self._on_ready()
-
-    def reload(self) -> None:
-        """Read again what can change while the server runs."""
-        if self._certificate is None:
-            return
-        try:
-            self._certificate.reload()
-            _log.info("the certificate has been read again")
-        except ConfigError as error:
-            _log.error("the certificate has not changed: %s", error)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

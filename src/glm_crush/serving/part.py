@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from glm_crush.serving.gateway.accounts import Accounts
     from glm_crush.serving.gateway.gateway import Gateway
     from glm_crush.serving.in_process import InProcessCaller
+    from glm_crush.serving.reloading.change import LiveChange
 
 __all__ = ["ServerPart"]
 
@@ -48,6 +49,10 @@ class ServerPart:
 
     def inner_middleware(self) -> Sequence[Middleware]:
         """What admitted requests pass just before the routes, outermost first; its exceptions become error bodies."""
+        return ()
+
+    def live_changes(self) -> Sequence[LiveChange]:
+        """Settings of its own that can change while the server runs."""
         return ()
 
     def running(self) -> AbstractAsyncContextManager[None]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from glm_crush.serving.reloading.reloading import Reloading
+
 __all__ = ["bind", "run_server", "server_url"]
 
 _SWITCH_SECONDS = 0.0005
@@ -66,11 +68,12 @@ def run_server(
     *,
     on_ready: Callable[[str], None],
     also: Sequence[socket.socket] = (),
+    reloading: Reloading | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
-    SIGHUP reads the certificate again. `on_ready` is told the URL once requests are taken. The same routes are served
-    at `also`.
+    SIGHUP asks `reloading` to read the settings again. `on_ready` is told the URL once requests are taken. The same
+    routes are served at `also`.
 
     Raises:
         ConfigError: see `HttpServer`.
@@ -79,7 +82,7 @@ def run_server(
 
     limits = gateway or GatewaySettings()
     url = server_url(bound, secure=limits.tls_cert is not None)
-    server = HttpServer(app, [bound, *also], settings, limits, on_ready=lambda: on_ready(url))
+    server = HttpServer(app, [bound, *also], settings, limits, on_ready=lambda: on_ready(url), reloading=reloading)
     with _quick_thread_switches():
         server.run()
 

@@ -29,6 +29,10 @@ class BrowserGuard:
     """
 
     def __init__(self, hosts: frozenset[str] = frozenset(), origins: frozenset[str] = frozenset()) -> None:
+        self.allow(hosts, origins)
+
+    def allow(self, hosts: frozenset[str], origins: frozenset[str]) -> None:
+        """Others from now on; see the constructor."""
         self._hosts = hosts
         self._origins = origins
 

@@ -21,10 +21,12 @@ from glm_crush.serving.gateway.gateway import Gateway
 from glm_crush.serving.gateway.key_ring import KeyRing
 from glm_crush.serving.gateway.key_watch import KeyWatch
 from glm_crush.serving.gateway.limits import LimitStore, LocalLimits
+from glm_crush.serving.gateway.live import adopt_settings, gateway_change
 from glm_crush.serving.gateway.meter import Meter, Prices
 from glm_crush.serving.gateway.recorder import Recorder
 from glm_crush.serving.gateway.secrets import SecretHasher
 from glm_crush.serving.part import ServerPart
+from glm_crush.serving.reloading.change import LiveChange
 from glm_crush.serving.routing import ApiRoute
 
 if TYPE_CHECKING:
@@ -76,6 +78,10 @@ class GatewayPart(ServerPart):
     def routes(self) -> list[ApiRoute]:
         """See `ServerPart`: keys, usage and the audit log for administrators."""
         return admin_routes(self.accounts)
+
+    def live_changes(self) -> list[LiveChange]:
+        """See `ServerPart`."""
+        return [gateway_change(self.gateway, keeps_records=self.stores is not None)]
 
     async def keys_changed(self) -> None:
         """Somebody changed keys through this process: they hold from now on. Raises StorageError."""
@@ -134,26 +140,11 @@ def build_gateway(api: ApiSettings, settings: GatewaySettings, database: LazyDat
         # Where keys are needed somebody has one: the database is opened in the background, before the first comes.
         watch = KeyWatch(ring, stores.make if requires_keys(api, settings) else stores.find, _month)
     limits = _limits(settings, (lambda _owner, _name, _window: 0) if watch is None else watch.spent)
-    prices = Prices(prompt=settings.price_per_1k_prompt_tokens, completion=settings.price_per_1k_completion_tokens)
-    books = Books(
-        limits=limits,
-        meter=Meter(prices),
-        audit="off" if stores is None else settings.audit,
-        isolates_tenants=settings.isolate_tenants,
-        unlimited_reply_tokens=settings.unlimited_reply_tokens,
-    )
-    gateway = Gateway(
-        books,
-        ring=ring,
-        watch=watch,
-        hasher=hasher,
-        bootstrap_key=api.key,
-        requires_keys=requires_keys(api, settings),
-        max_failures_per_minute=settings.max_failures_per_minute,
-    )
+    gateway = Gateway(Books(limits=limits, meter=Meter(Prices())), ring=ring, watch=watch, hasher=hasher)
+    adopt_settings(gateway, api, settings, keeps_records=stores is not None)
     recorder = None
     if stores is not None:
-        recorder = Recorder(books.ledger, ring, stores.make, audit_days=settings.audit_days, now=time.time)
+        recorder = Recorder(gateway.books.ledger, ring, stores.make, audit_days=settings.audit_days, now=time.time)
     return GatewayPart(gateway, limits, stores, watch, recorder)
 
 

@@ -76,9 +76,14 @@ class Gateway:
         self.ring = KeyRing() if ring is None else ring
         self._watch = watch
         self._hasher = hasher or SecretHasher()
+        self._throttle = GuessThrottle(max_failures_per_minute, clock)
+        self.set_rules(bootstrap_key, requires_keys=requires_keys, max_failures_per_minute=max_failures_per_minute)
+
+    def set_rules(self, bootstrap_key: str | None, *, requires_keys: bool, max_failures_per_minute: int) -> None:
+        """Other rules from now on; see the constructor."""
         self._bootstrap = self._hasher.digest(bootstrap_key.encode()) if bootstrap_key else None
         self.requires_keys = requires_keys or bootstrap_key is not None
-        self._throttle = GuessThrottle(max_failures_per_minute, clock)
+        self._throttle.per_minute = max_failures_per_minute
 
     async def admit(
         self,

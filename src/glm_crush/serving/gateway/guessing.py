@@ -22,12 +22,12 @@ class GuessThrottle:
     """Wrong keys by address.
 
     Args:
-        per_minute: wrong keys that an address has free; they come back evenly.
+        per_minute: wrong keys that an address has free; they come back evenly. May be set again.
         clock: seconds, monotonic.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._clock = clock
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # the least recent first
 
@@ -36,8 +36,8 @@ class GuessThrottle:
         network = _network(address)
         if network not in self._levels:
             return 0.0
-        excess = self._level(network, self._clock()) + 1 - self._per_minute
-        return max(0.0, excess * 60 / self._per_minute)
+        excess = self._level(network, self._clock()) + 1 - self.per_minute
+        return max(0.0, excess * 60 / self.per_minute)
 
     def failed(self, address: str | None) -> None:
         """Note a wrong key."""
@@ -49,7 +49,7 @@ class GuessThrottle:
 
     def _level(self, network: str, now: float) -> float:
         level, stamp = self._levels.get(network, (0.0, now))
-        return max(0.0, level - (now - stamp) * self._per_minute / 60)
+        return max(0.0, level - (now - stamp) * self.per_minute / 60)
 
 
 @lru_cache(maxsize=4096)

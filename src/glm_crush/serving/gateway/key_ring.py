@@ -9,7 +9,7 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from glm_crush.serving.gateway.records import Grant, Key, Secret
+from glm_crush.serving.gateway.records import Grant, Key, KeyLimits, Secret
 
 __all__ = ["KeyRing"]
 
@@ -26,26 +26,36 @@ class KeyRing:
     """Every key that is not revoked. Used in the event loop only."""
 
     def __init__(self) -> None:
+        self._keys: list[Key] = []
+        self._default_limits = KeyLimits()
         self._entries: dict[bytes, _Entry] = {}
         self._last_used: dict[bytes, float] = {}
 
     def replace(self, keys: Iterable[Key]) -> None:
         """Hold these keys and no others."""
+        self._keys = [key for key in keys if key.revoked_at is None]
+        self._entries = self._made_entries()
+
+    def set_default_limits(self, limits: KeyLimits) -> None:
+        """What holds for keys that set no such limit of their own."""
+        self._default_limits = limits
+        self._entries = self._made_entries()
+
+    def _made_entries(self) -> dict[bytes, _Entry]:
         entries = {}
-        for key in keys:
-            if key.revoked_at is not None:
-                continue
+        for key in self._keys:
+            limits = key.limits.or_else(self._default_limits)
             grant = Grant(
                 key_id=key.id,
                 tenant=key.application_id,
                 scopes=frozenset(key.scopes),
                 models=key.models,
-                limits=None if key.limits.is_unlimited else key.limits,
+                limits=None if limits.is_unlimited else limits,
             )
             for secret in key.secrets:
                 ends = [time for time in (key.expires_at, secret.expires_at) if time is not None]
                 entries[secret.digest] = _Entry(grant, key, secret, min(ends, default=float("inf")))
-        self._entries = entries
+        return entries
 
     def find(self, digest: bytes, now: float) -> tuple[Grant | None, bool]:
         """What a secret may do, and whether it is a known one that has expired.

@@ -8,7 +8,7 @@ out, so that limits, budgets and usage, which belong to the key, go on across it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 
 __all__ = ["Application", "Grant", "Key", "KeyLimits", "Secret"]
@@ -34,6 +34,11 @@ class KeyLimits:
     @property
     def is_unlimited(self) -> bool:
         return all(getattr(self, spec.name) is None for spec in fields(self))
+
+    def or_else(self, other: KeyLimits) -> KeyLimits:
+        """These, and of those that are not set the other's."""
+        own = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        return replace(other, **{name: limit for name, limit in own.items() if limit is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

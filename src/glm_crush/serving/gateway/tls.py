@@ -9,8 +9,10 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from glm_crush.config import Settings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.serving.reloading.change import Commit, LiveChange
 
 __all__ = ["Certificate"]
 
@@ -19,7 +21,7 @@ class Certificate:
     """The certificate and key of a server.
 
     Attributes:
-        context: for the listener; connections made after `reload` get the new certificate.
+        context: for the listener; connections made after a change get the new certificate.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -40,10 +42,14 @@ class Certificate:
             raise ConfigError("gateway.tls_cert and gateway.tls_key go together; set both or none")
         return cls(settings.tls_cert, settings.tls_key)
 
-    def reload(self) -> None:
-        """Read both files again. Raises ConfigError; the old certificate goes on being used then."""
-        self._load()
-        self.context.load_cert_chain(self._cert, self._key)
+    def live_change(self) -> LiveChange:
+        """Both files are read whenever settings are; one that cannot be used leaves the old one in force."""
+
+        def prepare(_: Settings) -> Commit:
+            self._load()
+            return lambda: self.context.load_cert_chain(self._cert, self._key)
+
+        return LiveChange(frozenset(), prepare)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-__all__ = ["configure_logs"]
+from glm_crush.config import Settings
+from glm_crush.serving.reloading.change import Commit, LiveChange
+
+__all__ = ["configure_logs", "log_level_change"]
 
 
 def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
@@ -19,6 +22,15 @@ def configure_logs(level: str, log_format: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def log_level_change() -> LiveChange:
+    """The least serious message that is logged can change while the server runs."""
+
+    def prepare(settings: Settings) -> Commit:
+        return lambda: logging.getLogger().setLevel(settings.api.log_level.upper())
+
+    return LiveChange(frozenset({"api.log_level"}), prepare)
 
 
 def _text_formatter() -> logging.Formatter:
