@@ -38,6 +38,7 @@ from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.observability.server_metrics import ServerMetrics
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
+from glm_crush.serving.reloading.reloading import Reloading
 from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
@@ -141,7 +142,8 @@ def whole_app(database: LazyDatabase) -> Starlette:
         McpPart(models, max_body_bytes=1),
         GraphqlPart(models, GraphqlSettings()),
     ]
-    return create_app(models, ApiSettings(), database=database, parts=parts)
+    reloading = Reloading(Settings(), Settings)
+    return create_app(models, ApiSettings(), database=database, parts=parts, reloading=reloading)
 
 
 def test_every_metric_is_in_the_page_of_monitoring_and_on_no_panel_that_does_not_exist() -> None:

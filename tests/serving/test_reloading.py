@@ -123,7 +123,7 @@ def test_a_file_that_appears_changes_or_goes_is_noticed(tmp_path: Path) -> None:
 def test_limits_of_a_key_go_before_those_of_the_settings() -> None:
     def key(name: str, limits: KeyLimits) -> Key:
         secret = Secret(prefix=name, digest=name.encode(), created_at=0.0)
-        return Key(id=name, application_id="a", name=name, created_at=0.0, secrets=(secret,), limits=limits)
+        return Key(id=name, application_id="a", name=name, scopes=("*",), secrets=(secret,), limits=limits)
 
     ring = KeyRing()
     ring.set_default_limits(KeyLimits(requests_per_minute=10, concurrency=2))
