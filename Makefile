@@ -69,7 +69,7 @@ proto: $(VENV)/.dev  ## write the message classes of the gRPC API from its .prot
 
 oracle: native  ## compare the model families live with transformers (ORACLE= a Python with torch and transformers)
 	@$(ORACLE) -c 'import torch, transformers' || { echo "install torch and transformers, or set ORACLE=" >&2; exit 1; }
-	PYTHONPATH=src $(ORACLE) -m pytest -m oracle $(ARGS)
+	PYTHONPATH=src $(ORACLE) -m pytest tests/oracle -m oracle $(ARGS)
 
 lock: $(VENV)/.dev  ## write the lock files from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
