@@ -1,0 +1,1 @@
+"""Filters of what goes into models and what comes out of them."""
