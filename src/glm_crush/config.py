@@ -30,6 +30,7 @@ from glm_crush.encoder_settings import EncoderSettings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.graphql_settings import GraphqlSettings
+from glm_crush.guard_settings import GuardSettings
 
 __all__ = [
     "ApiSettings",
@@ -40,6 +41,7 @@ __all__ = [
     "EncoderSettings",
     "GatewaySettings",
     "GraphqlSettings",
+    "GuardSettings",
     "ModelSettings",
     "ObservabilitySettings",
     "Setting",
@@ -203,6 +205,7 @@ class Settings:
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     graphql: GraphqlSettings = field(default_factory=GraphqlSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
     store: StoreSettings = field(default_factory=lambda: StoreSettings(home=Path(DEFAULT_HOME).expanduser()))
     storage: StorageSettings = field(default_factory=StorageSettings)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -321,6 +324,7 @@ def _sections() -> dict[str, type]:
         "observability": ObservabilitySettings,
         "gateway": GatewaySettings,
         "graphql": GraphqlSettings,
+        "guard": GuardSettings,
         "store": StoreSettings,
         "storage": StorageSettings,
     }

@@ -12,6 +12,7 @@ __all__ = ["ERROR_CODES", "error_class"]
 # The most derived class that matches wins; the order is that of the tree in errors.py, leaves first.
 ERROR_CODES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
     (errors.ContextLengthError, 400, "context_length_exceeded"),
+    (errors.ContentBlockedError, 400, "content_filter"),
     (errors.InvalidParameterError, 400, "invalid_parameter"),
     (errors.RecordNotFoundError, 404, "not_found"),
     (errors.RequestError, 400, None),

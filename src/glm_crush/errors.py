@@ -13,7 +13,8 @@
     ├── RequestError             what the caller asked for is invalid (a 4xx in every protocol)
     │   ├── InvalidParameterError    one parameter is out of range; names it
     │   ├── RecordNotFoundError      nothing is stored under that name or id (404)
-    │   └── ContextLengthError       prompt and reply do not fit the context
+    │   ├── ContextLengthError       prompt and reply do not fit the context
+    │   └── ContentBlockedError      the guard does not let the model see it
     ├── AccessError              who asks may not
     │   ├── AuthenticationError      no key, or one that is unknown, expired or revoked (401)
     │   ├── AccessDeniedError        the key is not for this route or model (403)
@@ -40,6 +41,7 @@ __all__ = [
     "BlobTooLargeError",
     "CheckpointError",
     "ConfigError",
+    "ContentBlockedError",
     "ContextLengthError",
     "DeadlineError",
     "DownloadError",
@@ -132,6 +134,10 @@ class RecordNotFoundError(RequestError):
 
 class ContextLengthError(RequestError):
     """Prompt and reply together do not fit the model's context."""
+
+
+class ContentBlockedError(RequestError):
+    """The guard of the server does not let the model see what was sent."""
 
 
 class AccessError(GlmError):

@@ -28,7 +28,7 @@ __all__ = [
     "Usage",
 ]
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "content_filter"]  # the last one is said by the guard alone
 
 
 class Message(TypedDict, total=False):

@@ -15,9 +15,11 @@ import pytest
 from glm_crush.cache_settings import CacheSettings
 from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
 from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
+from glm_crush.guard_settings import GuardSettings
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.graphql.part import GraphqlPart
+from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.mcp.part import McpPart
@@ -118,6 +120,7 @@ def server_port(
                 Observability(models, settings.observability),
                 ResponseCache(models, CacheSettings(semantic="asked")),
             ]
+            parts.append(GuardPart(models, GuardSettings(input="pii=redact")))
             parts += [WebSocketPart(models), McpPart(models, max_body_bytes=settings.api.max_body_bytes)]
             parts.append(GraphqlPart(models, settings.graphql))
             current.app = create_app(models, settings.api, database=database, parts=parts)

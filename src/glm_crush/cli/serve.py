@@ -118,6 +118,7 @@ def serve(
         from glm_crush.serving.gateway.exposure import check_exposure
         from glm_crush.serving.graphql.part import GraphqlPart
         from glm_crush.serving.grpc.part import GrpcPart
+        from glm_crush.serving.guard.part import GuardPart
         from glm_crush.serving.local_model import serve_loaded_model
         from glm_crush.serving.mcp.part import McpPart
         from glm_crush.serving.model_alias import ModelAliases
@@ -159,7 +160,9 @@ def serve(
                 engine.close()
             encoders.close()
 
-        parts: list[ServerPart] = [Observability(models, settings.observability), WebSocketPart(models)]
+        observability = Observability(models, settings.observability)
+        parts: list[ServerPart] = [observability, WebSocketPart(models)]
+        parts.append(GuardPart(models, settings.guard, registry=observability.registry))
         parts.append(McpPart(models, max_body_bytes=settings.api.max_body_bytes))
         ping = settings.api.ping_interval_seconds
         parts.append(GraphqlPart(models, settings.graphql, ping_interval_seconds=ping))

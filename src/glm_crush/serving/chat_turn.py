@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from glm_crush.chat.context_policy import ContextPolicy
 from glm_crush.chat.conversation_summary import SUMMARY_SAMPLING
@@ -21,7 +21,15 @@ from glm_crush.errors import InvalidParameterError, RequestError
 from glm_crush.serving.deltas import check_delta
 from glm_crush.serving.served_model import ChatPrompt, ServedModel
 from glm_crush.serving.turn_context import fit_messages
-from glm_crush.serving.turn_result import TurnReply, TurnResult, turn_reply
+from glm_crush.serving.turn_guard import (
+    guarded_deltas,
+    guarded_output,
+    guarded_parts,
+    guarded_prompt,
+    guarded_request,
+    refuse_logprobs,
+)
+from glm_crush.serving.turn_result import TurnEnd, TurnReply, TurnResult, turn_reply
 from glm_crush.types import ContextNote, Message, SamplingParams, StructuredOutput, TokenLogprobs, Usage
 
 __all__ = ["ChatTurn", "ParameterNames", "TurnDelta", "TurnRequest", "prepare_turn"]
@@ -82,7 +90,7 @@ class TurnDelta:
     index: int
     parts: Sequence[ReplyPart]
     logprobs: tuple[TokenLogprobs, ...] | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+    finish_reason: TurnEnd | None = None
     stop_reason: str | int | None = None
     stats: RequestStats | None = None
     token_ids: tuple[int, ...] = ()
@@ -95,7 +103,10 @@ async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
         InvalidParameterError: the wishes cannot be had together or not from this model; names the parameter.
         TemplateError: the template refuses the conversation, or the model has none.
         ContextLengthError: the policy cannot make the conversation fit.
+        ContentBlockedError: the model may not see it.
     """
+    if model.guard is not None:
+        request = await guarded_request(model.guard, model, request)
     request, note = await _fitted(model, request)
     prompt_ids = await model.encode_chat(_prompt(model, request))
     if request.context_token_ids:
@@ -116,12 +127,18 @@ async def prepare_text(
 
     Raises:
         InvalidParameterError: the prompt is empty, or the model cannot be held to the answer's form.
+        ContentBlockedError: the model may not see it.
     """
     names = names or ParameterNames(messages="prompt")
+    if model.guard is not None:
+        refuse_logprobs(model.guard, asked=params.logprobs is not None)
     if isinstance(prompt, str):
-        prompt_ids = await model.encode_text(prompt)
+        text = prompt if model.guard is None else await model.guard.text(prompt, names.messages)
+        prompt_ids: Sequence[int] = await model.encode_text(text)
     else:
         prompt_ids = model.check_token_ids(prompt, names.messages)
+        if model.guard is not None:
+            prompt_ids = await guarded_prompt(model.guard, model, prompt_ids, names.messages)
     if not prompt_ids:
         raise InvalidParameterError(f"{names.messages} is empty; give at least one token", parameter=names.messages)
     if answer is not None:
@@ -171,13 +188,17 @@ class ChatTurn:
         self.params = replace(self.params, max_tokens=room)
         return True
 
-    async def deltas(self, *, whole: bool = False) -> AsyncGenerator[TurnDelta, None]:
+    def deltas(self, *, whole: bool = False) -> AsyncGenerator[TurnDelta, None]:
         """Parts as they come; closing the generator aborts the turn. `whole`: nobody sees them before the end.
 
         Raises:
             RequestError, OverloadedError: it was refused, before anything was yielded.
             EngineError: it could not be finished.
         """
+        deltas, guard = self._deltas(whole=whole), self.model.guard
+        return deltas if guard is None else guarded_deltas(guard, deltas, self.model.codec, self.params.n)
+
+    async def _deltas(self, *, whole: bool) -> AsyncGenerator[TurnDelta, None]:
         deltas = self.model.generate(self.prompt_token_ids, self.params, whole=whole).deltas
         try:
             with self._naming_the_messages():
@@ -197,13 +218,21 @@ class ChatTurn:
                     collector.add(delta)
         finally:
             await deltas.aclose()
-        output = collector.output()
+        output, guard = collector.output(), self.model.guard
         replies: list[TurnReply] = []
+        altered: dict[int, str] = {}
         for reply in output.outputs:
             whole = RequestDelta(
                 "turn", reply.index, reply.token_ids, reply.text, reply.logprobs, reply.finish_reason, reply.stop_reason
             )
-            replies.append(turn_reply(self._parse(whole), reply, self._reason(whole)))
+            parts, reason = self._parse(whole), self._reason(whole)
+            if guard is not None:
+                parts, reason, is_altered = await guarded_parts(guard, parts, reason)
+                if is_altered:
+                    altered[reply.index] = "".join(part.text for part in parts)
+            replies.append(turn_reply(parts, reply, reason))
+        if altered:
+            output = guarded_output(output, altered, self.model.codec)
         return TurnResult(tuple(replies), output.usage, self.num_reasoning_tokens, output)
 
     @property
@@ -241,7 +270,7 @@ class ChatTurn:
             )
         return self._parsers[index]
 
-    def _reason(self, delta: RequestDelta) -> Literal["stop", "length", "tool_calls"]:
+    def _reason(self, delta: RequestDelta) -> TurnEnd:
         if delta.finish_reason != "stop":
             return "length"  # check_delta has raised for an abort
         return "tool_calls" if self._parses and self._parsers[delta.index].num_calls else "stop"
@@ -264,7 +293,8 @@ async def _fitted(model: ServedModel, request: TurnRequest) -> tuple[TurnRequest
         params = replace(SUMMARY_SAMPLING, max_tokens=max_tokens)
         variables = {"enable_thinking": False}
         asked = TurnRequest(messages=messages, params=params, variables=variables, context_policy="refuse")
-        result = await (await prepare_turn(model, asked)).result()
+        # What it reads has been checked, and what it writes is read by the model alone.
+        result = await (await prepare_turn(replace(model, guard=None), asked)).result()
         return result.replies[0].content
 
     fitted = await fit_messages(

@@ -17,7 +17,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from glm_crush.serving.errors import ApiError, ErrorShapes, error_reply
-from glm_crush.serving.gateway.admission import Admission, acting
+from glm_crush.serving.gateway.admission import Admission, acting, findings_line
 from glm_crush.serving.gateway.browser_guard import BrowserGuard
 from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
 from glm_crush.serving.gateway.headers import limit_headers
@@ -176,6 +176,8 @@ class _Exchange:
             if self.admission is not None and self.admission.limits:
                 anthropic = scope["path"].startswith("/v1/messages")
                 message["headers"] += limit_headers(self.admission.limits, anthropic=anthropic)
+            if self.admission is not None and self.admission.findings:
+                message["headers"].append((b"x-glm-guard", findings_line(self.admission.findings).encode("ascii")))
             facts = {"method": scope["method"], "path": scope["path"], "status": self.status}
             line = "%(method)s %(path)s %(status)d %(milliseconds)d ms %(request_id)s"
             facts |= {"milliseconds": elapsed, "request_id": self.request_id}

@@ -22,6 +22,7 @@ from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.gateway.metering import metered
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.priority import current_priority
+from glm_crush.serving.turn_guard import TurnGuard
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
 __all__ = ["ChatPrompt", "Generation", "GenerationEngine", "Grammars", "ServedModel", "TextCodec", "Watch"]
@@ -148,6 +149,7 @@ class ServedModel:
         context_policy: for conversations that are too long and say nothing. summaries: of their older turns.
         fingerprint: changes when the same request could give other tokens (weights, format, version).
         watches: see every generation, the first one closest to the engine.
+        guard: sees what goes in and what comes out of turns and completions; None = nobody does.
         adapter: the engine's LoRA adapter behind this name; parent: the model it changes; root: where it lies.
     """
 
@@ -167,6 +169,7 @@ class ServedModel:
     resume_streams: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     watches: tuple[Watch, ...] = ()
+    guard: TurnGuard | None = None
     adapter: str | None = None
     parent: str | None = None
     root: str | None = None

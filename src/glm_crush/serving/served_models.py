@@ -15,6 +15,7 @@ from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.model_alias import ModelAlias, ModelAliases, model_of
 from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.serving.served_model import ServedModel, Watch
+from glm_crush.serving.turn_guard import TurnGuard
 
 __all__ = ["ServedModels"]
 
@@ -99,7 +100,8 @@ class ServedModels:
             model = self.default
         if model.adapter is not None:
             return None  # another may come under its name
-        return model.name, model.fingerprint, model.default_params.temperature == 0
+        guarded = "" if model.guard is None else model.guard.fingerprint()
+        return model.name, model.fingerprint + guarded, model.default_params.temperature == 0
 
     def adapter(self, name: str) -> ServedModel | None:
         """The LoRA adapter served under this name."""
@@ -117,6 +119,10 @@ class ServedModels:
     def watch_generations(self, *watches: Watch) -> None:
         """Let `watches` see the generations of every model from now on."""
         self._models = {name: replace(model, watches=watches) for name, model in self._models.items()}
+
+    def guard_turns(self, guard: TurnGuard) -> None:
+        """Let `guard` check what goes into every model and what comes out, from now on."""
+        self._models = {name: replace(model, guard=guard) for name, model in self._models.items()}
 
     def num_users(self, name: str) -> int:
         """How many requests hold the model of this name, or an alias of it, now."""

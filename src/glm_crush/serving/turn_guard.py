@@ -1,6 +1,6 @@
 """The place of the guard in a turn: what goes in is checked before it is rendered, what comes out before it is sent.
 
-Above: `chat_turn` and the adapters that generate without it, so that every protocol is guarded. Below: the guard itself,
+Above: `chat_turn` and the adapters that generate without it, so that every protocol is guarded. Below: the guard,
 behind protocols; without one nothing of this runs.
 """
 
@@ -153,18 +153,18 @@ async def guarded_deltas(
             if delta.index not in replies:
                 replies[delta.index] = _Reply(guard.reply())
             reply = replies[delta.index]
-            if reply.has_ended:
+            if reply.ended():
                 continue
             if reply.guard is None:
                 yield delta
                 continue
             parts = await reply.take(delta.parts, delta.token_ids, is_last=delta.finish_reason is not None)
             ids: Sequence[int] = ()
-            if reply.has_ended:
+            if reply.ended():
                 num_open -= 1
                 ids = reply.ids(codec)
             if reply.guard.is_blocked:
-                delta = replace(delta, finish_reason="content_filter", stop_reason=None)  # noqa: PLW2901
+                delta = replace(delta, finish_reason="content_filter", stop_reason=None)
             yield replace(delta, parts=parts, token_ids=tuple(ids))
             if not num_open:
                 return
@@ -177,16 +177,20 @@ class _Reply:
 
     def __init__(self, guard: ReplyGuard | None) -> None:
         self.guard = guard
-        self.has_ended = False
+        self._has_ended = False
         self._ids: list[int] = []
         self._text: list[str] = []
+
+    def ended(self) -> bool:
+        """Whether nothing more of it is sent."""
+        return self._has_ended
 
     async def take(self, parts: Iterable[ReplyPart], ids: Sequence[int], *, is_last: bool) -> list[ReplyPart]:
         assert self.guard is not None
         sent = self.guard.push(parts)
         if is_last and not self.guard.is_blocked:
             sent += await self.guard.finish()
-        self.has_ended = is_last or self.guard.is_blocked
+        self._has_ended = is_last or self.guard.is_blocked
         self._ids += ids
         self._text += (part.text for part in sent)
         return merge_parts(sent)
@@ -247,16 +251,16 @@ async def _guarded_text(
             if delta.index not in replies:
                 replies[delta.index] = _Reply(guard.reply())
             reply = replies[delta.index]
-            if reply.has_ended:
+            if reply.ended():
                 continue
             if reply.guard is None:
                 yield delta
                 continue
             given = (ReplyPart("content", delta.text),) if delta.text else ()
             parts = await reply.take(given, (), is_last=delta.finish_reason is not None)
-            num_open -= reply.has_ended
+            num_open -= reply.ended()
             if reply.guard.is_blocked:
-                delta = replace(delta, finish_reason="content_filter", stop_reason=None)  # noqa: PLW2901
+                delta = replace(delta, finish_reason="content_filter", stop_reason=None)
             yield replace(delta, text="".join(part.text for part in parts))
             if not num_open:
                 return

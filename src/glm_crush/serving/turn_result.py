@@ -12,7 +12,10 @@ from typing import Literal
 from glm_crush.chat.reply_part import ReplyPart
 from glm_crush.types import CompletionOutput, RequestOutput, TokenLogprobs, Usage
 
-__all__ = ["ToolCall", "TurnReply", "TurnResult", "turn_reply"]
+__all__ = ["ToolCall", "TurnEnd", "TurnReply", "TurnResult", "turn_reply"]
+
+TurnEnd = Literal["stop", "length", "tool_calls", "content_filter"]
+"""Why a reply ends; "content_filter": the guard ended it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class TurnReply:
     reasoning: str
     content: str
     tool_calls: tuple[ToolCall, ...]
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: TurnEnd
     stop_reason: str | int | None
     logprobs: tuple[TokenLogprobs, ...] | None
 
@@ -51,9 +54,7 @@ class TurnResult:
     output: RequestOutput
 
 
-def turn_reply(
-    parts: Iterable[ReplyPart], reply: CompletionOutput, finish_reason: Literal["stop", "length", "tool_calls"]
-) -> TurnReply:
+def turn_reply(parts: Iterable[ReplyPart], reply: CompletionOutput, finish_reason: TurnEnd) -> TurnReply:
     """A reply put together from its parts."""
     texts = {"reasoning": "", "content": ""}
     calls: list[ToolCall] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.errors import InvalidParameterError
+from glm_crush.errors import ContentBlockedError, InvalidParameterError
 from glm_crush.serving.anthropic.errors import error_event
 from glm_crush.serving.anthropic.protocol import CountTokensRequest, CreateMessageRequest
-from glm_crush.serving.anthropic.reply import PING, ReplyStyle, message, message_events
+from glm_crush.serving.anthropic.reply import PING, ReplyStyle, message, message_events, refusal, refusal_events
 from glm_crush.serving.anthropic.wishes import sampling_params, turn_request
 from glm_crush.serving.chat_turn import prepare_turn
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
@@ -41,7 +42,10 @@ class Messages:
         if request.max_tokens >= model.context_length:
             # Clients ask for more than any context of ours holds: the reply then ends where the context does.
             params = replace(params, max_tokens=None)
-        turn = await prepare_turn(model, turn_request(request, params))
+        try:
+            turn = await prepare_turn(model, turn_request(request, params))
+        except ContentBlockedError:
+            return self._refused(request, ReplyStyle(model_name=model.name), http)
         limit_is_context = turn.fit(model.context_length)
         style = ReplyStyle(
             model_name=model.name,
@@ -49,18 +53,24 @@ class Messages:
             limit_is_context=limit_is_context,
         )
         if request.stream:
-            request_id: str = http.state.request_id
-            response: Response = EventStream(
-                message_events(turn, style),
-                encode_error=lambda error: error_event(error, request_id),
-                ping_interval_seconds=self._ping_interval,
-                ping=PING,
-            )
+            response = self._stream(message_events(turn, style), http)
         else:
             reply = await run_until_disconnect(message(turn, style), http.receive)
             response = Response(status_code=499) if reply is None else json_response(reply)
         response.headers.update(context_headers(turn.context_note))
         return response
+
+    def _refused(self, request: CreateMessageRequest, style: ReplyStyle, http: Request) -> Response:
+        return self._stream(refusal_events(style), http) if request.stream else json_response(refusal(style))
+
+    def _stream(self, events: AsyncGenerator[bytes, None], http: Request) -> Response:
+        request_id: str = http.state.request_id
+        return EventStream(
+            events,
+            encode_error=lambda error: error_event(error, request_id),
+            ping_interval_seconds=self._ping_interval,
+            ping=PING,
+        )
 
     async def count_tokens(self, http: Request) -> Response:
         """How many tokens the prompt of a request has."""

@@ -8,19 +8,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from glm_crush.serving.anthropic.signature import signature_of
 from glm_crush.serving.chat_turn import ChatTurn, TurnDelta
 from glm_crush.serving.reply_blocks import BlockEvent, ReplyBlocks
-from glm_crush.serving.turn_result import TurnReply
+from glm_crush.serving.turn_result import TurnEnd, TurnReply
 from glm_crush.types import Usage
 
-__all__ = ["PING", "ReplyStyle", "encode_event", "message", "message_events"]
-
-FinishReason = Literal["stop", "length", "tool_calls"]
+__all__ = ["PING", "ReplyStyle", "encode_event", "message", "message_events", "refusal", "refusal_events"]
 
 
 def encode_event(body: Mapping[str, Any]) -> bytes:
@@ -58,12 +56,12 @@ class ReplyStyle:
             "usage": usage,
         }
 
-    def ending(self, reason: FinishReason, stop: str | int | None) -> dict[str, Any]:
+    def ending(self, reason: TurnEnd, stop: str | int | None) -> dict[str, Any]:
         """`stop_reason` and `stop_sequence`."""
         if reason != "length" and isinstance(stop, str):
             return {"stop_reason": "stop_sequence", "stop_sequence": stop}
         limit = "model_context_window_exceeded" if self.limit_is_context else "max_tokens"
-        reasons = {"stop": "end_turn", "tool_calls": "tool_use", "length": limit}
+        reasons = {"stop": "end_turn", "tool_calls": "tool_use", "length": limit, "content_filter": "refusal"}
         return {"stop_reason": reasons[reason], "stop_sequence": None}
 
 
@@ -98,6 +96,24 @@ async def message_events(turn: ChatTurn, style: ReplyStyle) -> AsyncGenerator[by
         yield b"".join(encode_event(body) for body in end)
     finally:
         await deltas.aclose()
+
+
+def refusal(style: ReplyStyle) -> dict[str, Any]:
+    """The answer to a request that the guard did not let through: a message without content."""
+    return style.head([], _usage(Usage(0, 0), 0)) | style.ending("content_filter", None)
+
+
+async def refusal_events(style: ReplyStyle) -> AsyncGenerator[bytes, None]:
+    """The same as a stream."""
+    usage = _usage(Usage(0, 0), 0)
+    yield b"".join(
+        encode_event(body)
+        for body in (
+            {"type": "message_start", "message": style.head([], usage)},
+            {"type": "message_delta", "delta": style.ending("content_filter", None), "usage": usage},
+            {"type": "message_stop"},
+        )
+    )
 
 
 def _block_bodies(event: BlockEvent, style: ReplyStyle) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ every adapter, also those that do not know of it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from glm_crush.serving.gateway.books import Books
     from glm_crush.serving.gateway.records import Grant
 
-__all__ = ["Admission", "Reservation", "acting", "current_admission"]
+__all__ = ["Admission", "Reservation", "acting", "current_admission", "findings_line"]
 
 _LONGEST_ROUTE = 200  # of the records
 _NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0)
@@ -52,12 +53,14 @@ class Admission:
 
     Attributes:
         grant: what it may do. tenant: see `Grant`. cache_salt: keeps its prefixes apart from other tenants'; empty =
-            shared. limits: the limits charged so far, as they were then, for headers.
+            shared. limits: the limits charged so far, as they were then, for headers. findings: of the guard, such as
+        `input:pii.email=redact`, with how many there were.
     """
 
     def __init__(self, grant: Grant, books: Books, *, route: str, request_id: str, address: str | None) -> None:
         self.grant = grant
         self.limits: dict[str, LimitState] = {}
+        self.findings: Counter[str] = Counter()
         self._books = books
         self._route = route
         self._request_id = request_id
@@ -106,6 +109,10 @@ class Admission:
         if limits is not None and not is_first:
             charges = self._books.meter.request_charges(limits)
             await self._take([charge for charge in charges if charge.kind != "slots"])
+
+    def note(self, finding: str) -> None:
+        """Note a finding of the guard, for the reply's headers and the audit log."""
+        self.findings[finding] += 1
 
     def check_model(self, model: str) -> None:
         """Note the model that is asked, and refuse one that the key is not for.
@@ -194,6 +201,7 @@ class Admission:
                 completion_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
                 duration_ms=round((time.perf_counter() - self._started) * 1000),
+                guard=findings_line(self.findings) or None,
             )
         )
 
@@ -216,6 +224,11 @@ class Reservation:
     def cancel(self) -> None:
         """Nothing was used."""
         self.settle(_NOTHING)
+
+
+def findings_line(findings: Counter[str]) -> str:
+    """The guard's findings in one line, for headers and the audit log: what was found how often, never what it was."""
+    return ", ".join(f"{name};n={count}" for name, count in findings.items())
 
 
 def _sum(a: Usage, b: Usage) -> Usage:

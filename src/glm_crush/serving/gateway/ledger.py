@@ -21,7 +21,8 @@ class AuditEntry(NamedTuple):
 
     Attributes:
         time: seconds since 1970. key_id: None when there was none. route: method and path, without the query. model:
-            None when it did not come to that. status: of the reply. duration_ms: until its end.
+            None when it did not come to that. status: of the reply. duration_ms: until its end. guard: what its rules
+        found how often, and what was done about it; None = nothing.
     """
 
     time: float
@@ -36,6 +37,7 @@ class AuditEntry(NamedTuple):
     completion_tokens: int
     cached_tokens: int
     duration_ms: int
+    guard: str | None = None
 
 
 class UsageCell(NamedTuple):

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from glm_crush.storage.schema import Schema
+from glm_crush.storage.schema import Schema, add_column
 
 __all__ = ["APPLICATIONS", "AUDIT", "KEYS", "REVISION", "SCHEMA", "SECRETS", "USAGE"]
 
@@ -85,6 +85,7 @@ AUDIT = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
+    Column("guard", String(1000)),
     Index("gateway_audit_time", "time"),
     Index("gateway_audit_key", "key_id", "id"),
 )
@@ -117,12 +118,38 @@ _SEALED = {
 }
 
 
+_AUDIT_1 = Table(
+    "gateway_audit",
+    MetaData(),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", Float, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("tenant", String(100)),
+    Column("key_id", String(40)),
+    Column("address", String(64)),
+    Column("route", String(300), nullable=False),
+    Column("model", String(200)),
+    Column("status", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    Index("gateway_audit_time", "time"),
+    Index("gateway_audit_key", "key_id", "id"),
+)
+
+
 def _version_1(connection: Connection) -> None:
-    # The tables above are those of version 1; whoever changes them leaves a copy of the old ones here.
-    _METADATA.create_all(connection)
+    # Of the tables above, those that are not as they were then have a copy here.
+    _METADATA.create_all(connection, [table for table in _METADATA.sorted_tables if table is not AUDIT])
+    _AUDIT_1.create(connection)
     connection.execute(REVISION.insert().values(id=1, revision=1))
     for statement in _SEALED[connection.dialect.name]:
         connection.execute(text(statement))
 
 
-SCHEMA = Schema("gateway", _METADATA, (_version_1,))
+def _version_2(connection: Connection) -> None:
+    add_column(connection, "gateway_audit", Column("guard", String(1000)))
+
+
+SCHEMA = Schema("gateway", _METADATA, (_version_1, _version_2))

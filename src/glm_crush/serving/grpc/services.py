@@ -5,7 +5,7 @@ Above: `server`. Below: chat turn, served models. What a method raises becomes a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from glm_crush.engine.output import OutputCollector, RequestDelta
@@ -19,6 +19,7 @@ from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.reply_wish import wanted_structure
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.turn_guard import guarded_text
 from glm_crush.types import RequestOutput
 
 __all__ = ["GenerationService", "ModelsService"]
@@ -74,7 +75,7 @@ class GenerationService:
             return pb.CompleteReply(
                 model=model.name,
                 text=reply.text,
-                token_ids=reply.token_ids,
+                token_ids=_shown_ids(model, reply.token_ids),
                 finish_reason=reply.finish_reason or "",
                 usage=usage_message(output.usage),
             )
@@ -90,7 +91,7 @@ class GenerationService:
                     usage = usage_message(collector.output().usage) if delta.finish_reason else None
                     yield pb.CompleteDelta(
                         text=delta.text,
-                        token_ids=delta.token_ids,
+                        token_ids=_shown_ids(model, delta.token_ids),
                         finish_reason=delta.finish_reason or "",
                         usage=usage,
                     )
@@ -135,4 +136,9 @@ async def _completion(
         await model.check_grammar(structured, "form")
         params = replace(params, structured=structured)
     (prompt,) = await encode_prompts(request, model)
-    return prompt, model.generate(prompt, params).deltas
+    return prompt, guarded_text(model, model.generate(prompt, params), params.n).deltas
+
+
+def _shown_ids(model: ServedModel, token_ids: Sequence[int]) -> Sequence[int]:
+    """None where the guard may have taken out what they stand for."""
+    return () if model.guard is not None and model.guard.alters_replies else token_ids

@@ -1,7 +1,7 @@
-"""Regular expressions whose matches have a largest length, so that a stream knows how much of it to hold back.
+r"""Regular expressions whose matches have a largest length, so that a stream knows how much of it to hold back.
 
 Above: the rules. Below: nothing. The subset: characters, classes, `.`, escapes, groups, alternatives, `?`, `{n}` and
-`{m,n}`, and `\\b`; no `*`, `+` or `{m,}`, no references, no look-around (a rule says itself what may not stand beside a
+`{m,n}`, and `\b`; no `*`, `+` or `{m,}`, no references, no look-around (a rule says itself what may not stand beside a
 match). From the parsed form comes a second expression, which matches every beginning of a match: text that is none
 can be let go.
 """
@@ -14,7 +14,19 @@ from dataclasses import dataclass
 
 from glm_crush.errors import ConfigError
 
-__all__ = ["MOST_CHARACTERS", "Chars", "Choice", "Edge", "Node", "Repeat", "Sequence_", "beginnings", "firsts", "parse", "width"]
+__all__ = [
+    "MOST_CHARACTERS",
+    "Chars",
+    "Choice",
+    "Edge",
+    "Node",
+    "Repeat",
+    "Row",
+    "beginnings",
+    "firsts",
+    "parse",
+    "width",
+]
 
 MOST_CHARACTERS = 512
 _ESCAPES_OF_CLASSES = "dDwWsS"
@@ -37,7 +49,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Sequence_:
+class Row:
     """One after the other."""
 
     items: tuple[Node, ...]
@@ -72,7 +84,7 @@ class Repeat:
         return f"{inner}?" if (self.low, self.high) == (0, 1) else f"{inner}{{{self.low},{self.high}}}"
 
 
-Node = Chars | Edge | Sequence_ | Choice | Repeat
+Node = Chars | Edge | Row | Choice | Repeat
 
 
 def parse(pattern: str) -> Node:
@@ -111,7 +123,7 @@ def width(node: Node) -> int:
 
 
 def beginnings(node: Node) -> str:
-    """An expression for every beginning of a match that is not empty, the whole match among them; "" = there is none."""
+    """An expression for every beginning of a match that is not empty, also the whole of it; "" = there is none."""
     if isinstance(node, Chars):
         return node.source
     if isinstance(node, Edge):
@@ -176,7 +188,7 @@ class _Reader:
         items: list[Node] = []
         while self.position < len(self.pattern) and self.pattern[self.position] not in "|)":
             items.append(self._counted(self._atom()))
-        return items[0] if len(items) == 1 else Sequence_(tuple(items))
+        return items[0] if len(items) == 1 else Row(tuple(items))
 
     def _atom(self) -> Node:
         character = self.pattern[self.position]

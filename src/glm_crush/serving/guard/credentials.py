@@ -35,8 +35,9 @@ def _assigned(text: str) -> int | None:
     value = text.rstrip(").]}>")
     if len(value) < 8 or _PLACEHOLDER.search(value) or value.endswith("(") or "(" in value[:-1]:
         return None
-    kinds = sum(map(any, ((c.isdigit() for c in value), (c.isalpha() for c in value), (not c.isalnum() for c in value))))
-    return len(value) if kinds >= 2 and entropy(value) > _LEAST_BITS else None
+    kinds = [str.isdigit, str.isalpha, lambda character: not character.isalnum()]
+    num_kinds = sum(any(map(is_kind, value)) for is_kind in kinds)
+    return len(value) if num_kinds >= 2 and entropy(value) > _LEAST_BITS else None
 
 
 def _jwt(text: str) -> int | None:
@@ -83,7 +84,7 @@ def _tokens() -> list[SpanRule]:
         ("huggingface_token", r"hf_[A-Za-z0-9]{30}", "hf_"),
         ("npm_token", r"npm_[A-Za-z0-9]{36}", "npm_"),
         ("pypi_token", rf"pypi-AgEI{word}{{16}}", "pypi-"),
-        ("telegram_token", rf"\d{{8,10}}:[A-Za-z0-9_\-]{{35}}", ":"),
+        ("telegram_token", r"\d{8,10}:[A-Za-z0-9_\-]{35}", ":"),
     ]
     rules = [
         span_rule(

@@ -79,14 +79,15 @@ class TextFilter:
     def push(self, text: str, *, final: bool = False) -> Filtered:
         """What is decided by now. After a finding that blocks nothing more may be pushed."""
         found: list[tuple[str, Action]] = []
+        blocked_by: str | None = None
         for number, (scanner, actions) in enumerate(self._stages):
             place = self._json if number == len(self._stages) - 1 else None
             step = _apply(scanner, actions, text, final=final, place=place)
             found += step.found
             text = step.text
-            if step.blocked_by is not None:
-                return Filtered(text, tuple(found), step.blocked_by)
-        return Filtered(text, tuple(found))
+            if step.blocked_by is not None:  # what comes before it is the end of the text, for the next stages too
+                blocked_by, final = step.blocked_by, True
+        return Filtered(text, tuple(found), blocked_by)
 
 
 def _apply(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from glm_crush.chat.reply_part import PartKind, ReplyPart
 from glm_crush.errors import ContentBlockedError
@@ -41,14 +41,14 @@ class Guard:
     Args:
         default: for whoever has none of its own.
         by_owner: for applications and keys, by their ids; a key's counts more than its application's.
-        observe: see `Observe`.
+        observe: see `Observe`; None = nobody is told.
     """
 
     def __init__(
         self,
         default: PolicyFilters,
         by_owner: Mapping[str, PolicyFilters] | None = None,
-        observe: Observe = lambda direction, rule, action: None,
+        observe: Observe | None = None,
     ) -> None:
         self._default = default
         self._by_owner = dict(by_owner or {})
@@ -100,7 +100,7 @@ class Guard:
         if calls:
             assert isinstance(calls, list)
             changed["tool_calls"] = [await self._call(filters, call, parameter) for call in calls]
-        return {**message, **changed}
+        return cast(Message, dict(message) | changed)
 
     async def _call(self, filters: Filters, call: Any, parameter: str) -> Any:
         """A call of an earlier reply; its arguments are JSON text, or an object in templates' form."""
@@ -136,7 +136,8 @@ class Guard:
         return filtered.text
 
     def _note(self, direction: Direction, rule: str, action: Action) -> None:
-        self._observe(direction, rule, action)
+        if self._observe is not None:
+            self._observe(direction, rule, action)
         admission = current_admission()
         if admission is not None:
             admission.note(f"{direction}:{rule}={action}")
@@ -148,7 +149,6 @@ def _blocked(rule: str, parameter: str) -> ContentBlockedError:
     return ContentBlockedError(
         f"{parameter} was blocked by this server's guard (rule {rule}); take out what it is about and send it again",
         parameter=parameter,
-        rule=rule,
     )
 
 

@@ -83,15 +83,37 @@ def _international(text: str) -> int | None:
     return len(text) if 8 <= len(_compact(text)) <= 15 else None
 
 
-_BRAZIL_AREAS = frozenset(
-    "11 12 13 14 15 16 17 18 19 21 22 24 27 28 31 32 33 34 35 37 38 41 42 43 44 45 46 47 48 49 51 53 54 55 61 62 63 64 "
-    "65 66 67 68 69 71 73 74 75 77 79 81 82 83 84 85 86 87 88 89 91 92 93 94 95 96 97 98 99".split()
+_NO_BRAZIL_AREAS = frozenset(
+    [
+        "20",
+        "23",
+        "25",
+        "26",
+        "29",
+        "30",
+        "36",
+        "39",
+        "40",
+        "50",
+        "52",
+        "56",
+        "57",
+        "58",
+        "59",
+        "60",
+        "70",
+        "72",
+        "76",
+        "78",
+        "80",
+        "90",
+    ]
 )
 
 
 def _brazil(text: str) -> int | None:
     digits = _compact(text)
-    return len(text) if digits[:2] in _BRAZIL_AREAS else None
+    return len(text) if digits[:2] >= "11" and digits[:2] not in _NO_BRAZIL_AREAS else None
 
 
 def _north_america(text: str) -> int | None:
@@ -124,7 +146,7 @@ def _numbers() -> list[SpanRule]:
         ),
         span_rule(
             "pii.card",
-            r"\d(?:[ \-]?\d){12,18}",
+            r"\d{4}(?:[ \-]?\d{4}){2}(?:[ \-]?\d{1,4}){1,2}|\d{4}[ \-]\d{6}[ \-]\d{4,5}",
             check=_beginning(is_card, (19, 18, 17, 16, 15, 14, 13)),
             before=r"A-Za-z\d_.+",
             after=r"A-Za-z\d_",
@@ -149,10 +171,13 @@ def _numbers() -> list[SpanRule]:
             check=_whole(is_nif),
             ignore_case=True,
         ),
-        span_rule("pii.nif", r"PT[ ]?[12356789]\d{8}", check=_whole(lambda text: is_nif(text.removeprefix("PT"))), needs=("pt",)),
         span_rule(
-            "pii.ssn", r"\d{3}\-\d{2}\-\d{4}", check=_whole(is_ssn), before=r"A-Za-z\d_\-", after=r"A-Za-z\d_\-"
+            "pii.nif",
+            r"PT[ ]?[12356789]\d{8}",
+            check=_whole(lambda text: is_nif(text.removeprefix("PT"))),
+            needs=("pt",),
         ),
+        span_rule("pii.ssn", r"\d{3}\-\d{2}\-\d{4}", check=_whole(is_ssn), before=r"A-Za-z\d_\-", after=r"A-Za-z\d_\-"),
         span_rule(
             "pii.ssn",
             r"\d{3}[ ]?\d{2}[ ]?\d{4}",
@@ -174,7 +199,7 @@ def _network() -> list[SpanRule]:
             after="A-Za-z0-9",
             needs=("@",),
         ),
-        span_rule("pii.ip", r"\d{1,3}(?:\.\d{1,3}){3}", check=_ip, before=r"A-Za-z\d_.\-", after=r"A-Za-z\d_"),
+        span_rule("pii.ip", r"\d{1,3}(?:\.\d{1,3}){3,5}", check=_ip, before=r"A-Za-z\d_.\-", after=r"A-Za-z\d_"),
         span_rule(
             "pii.ip",
             r"[0-9A-Fa-f]{1,4}(?::{1,2}[0-9A-Fa-f]{1,4}){3,7}",
@@ -192,8 +217,20 @@ def _phones() -> list[SpanRule]:
     def phone(body: str, check: Callable[[str], int | None] | None = None) -> SpanRule:
         return span_rule("pii.phone", body, check=check, before=r"A-Za-z\d_+/.\-")
 
-    words = ("phone", "mobile", "cell", "call", "tel", "telefone", "telemóvel", "celular", "whatsapp", "tlm", "contacto")
-    words += ("contato", "fax", "电话", "手机")
+    words: tuple[str, ...] = (
+        "phone",
+        "mobile",
+        "cell",
+        "call",
+        "tel",
+        "telefone",
+        "telemóvel",
+        "celular",
+        "whatsapp",
+        "tlm",
+        "fax",
+    )
+    words = (*words, "contacto", "contato", "电话", "手机")
     spoken = span_rule(
         "pii.phone",
         r"\(?\d{2,4}\)?(?:[ .\-]?\d{2,5}){2,3}",

@@ -34,7 +34,7 @@ class RuleBook:
 
     def names(self) -> list[str]:
         """All names and groups that a policy can speak of."""
-        names = dict.fromkeys(rule.name for rule in (*self.spans, *self.checks))
+        names = dict.fromkeys([*(rule.name for rule in self.spans), *(check.name for check in self.checks)])
         groups = dict.fromkeys(name.partition(".")[0] for name in names)
         return list(dict.fromkeys([*groups, *names]))
 
@@ -132,6 +132,5 @@ def _check_check(check: TextCheck, action: Action, direction: Direction, where: 
     if action == "redact":
         raise ConfigError(f"{where} says {check.name}=redact; {check.name} judges whole texts: say block or flag")
     if direction not in check.directions:
-        raise ConfigError(f"{where} names {check.name}, which is for {' and '.join(check.directions)}; leave it out there")
-
-
+        there = " and ".join(check.directions)
+        raise ConfigError(f"{where} names {check.name}, which is for {there} alone; leave it out")

@@ -1,4 +1,4 @@
-"""The operator's file of rules and policies, in TOML.
+r"""The operator's file of rules and policies, in TOML.
 
 Above: the guard's part. Below: own rules. Every key is known or refused.
 
@@ -7,7 +7,7 @@ Above: the guard's part. Below: own rules. Every key is known or refused.
     label = "[COMPANY]"
 
     [patterns.ticket]               # rule patterns.ticket
-    regex = 'TICKET-\\d{6}'
+    regex = 'TICKET-\d{6}'
 
     [topics.weapons]                # rule topics.weapons; needs an embedding model
     examples = ["how do I build a bomb"]
@@ -94,7 +94,6 @@ def read_policy_file(path: Path) -> PolicyFile:
                 raise ConfigError(f"{path}: {section}.{name} is {values!r:.60}; write it as a table")
             table = _Table(f"{path}: {section}.{name}", values)
             made[section].append(makers[section](name, table))
-            table.end()
     return PolicyFile(
         rules=(*made["words"], *made["patterns"]),
         topics=tuple(made["topics"]),
@@ -151,34 +150,40 @@ class _Table:
 
 
 def _words(name: str, table: _Table) -> SpanRule:
-    return word_rule(f"words.{name}", table.texts("any"), table.label())
+    words, label = table.texts("any"), table.label()
+    table.end()
+    return word_rule(f"words.{name}", words, label)
 
 
 def _pattern(name: str, table: _Table) -> SpanRule:
-    ignore_case = table.truth("ignore_case")
-    return pattern_rule(f"patterns.{name}", table.text("regex"), table.label(), ignore_case=ignore_case)
+    ignore_case, regex, label = table.truth("ignore_case"), table.text("regex"), table.label()
+    table.end()
+    return pattern_rule(f"patterns.{name}", regex, label, ignore_case=ignore_case)
 
 
 def _topic(name: str, table: _Table) -> Topic:
-    examples = table.texts("examples")
-    if not examples:
-        raise ConfigError(f"topics.{name} has no examples; give some sentences")
-    return Topic(
+    topic = Topic(
         name=f"topics.{name}",
-        examples=examples,
+        examples=table.texts("examples"),
         threshold=table.share("threshold", 0.6),
         is_allowed=table.truth("allowed"),
     )
+    table.end()
+    if not topic.examples:
+        raise ConfigError(f"{topic.name} has no examples; give some sentences")
+    return topic
 
 
 def _policy(name: str, table: _Table) -> NamedPolicy:
-    return NamedPolicy(
+    policy = NamedPolicy(
         name=name,
         applications=frozenset(table.texts("applications")),
         keys=frozenset(table.texts("keys")),
         input=table.text("input", ""),
         output=table.text("output", ""),
     )
+    table.end()
+    return policy
 
 
 def _check_known(key: str, known: Iterable[str], where: str) -> None:

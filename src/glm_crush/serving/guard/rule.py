@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from glm_crush.serving.guard.bounded import Node, Sequence_, beginnings, firsts, parse, width
+from glm_crush.serving.guard.bounded import Node, Row, beginnings, firsts, parse, width
 
 __all__ = ["Action", "Direction", "Expression", "Finding", "SpanRule", "Tail", "span_rule"]
 
@@ -124,8 +124,12 @@ def span_rule(
         body: what is found.
         label: None = the kind in capitals, in brackets.
         context: what has to stand before it, and is not part of it.
-        check: see `Check`. tail: see `Tail`. needs, is_guess: see `SpanRule`.
-        before: characters that may not stand before it. after: and behind it.
+        check: see `Check`.
+        tail: see `Tail`.
+        before: characters that may not stand before it.
+        after: characters that may not stand behind it.
+        needs: see `SpanRule`.
+        is_guess: see `SpanRule`.
         ignore_case: of context and body.
     """
     lead, node = parse(context) if context else None, parse(body)
@@ -138,14 +142,14 @@ def span_rule(
         partial = f"{beginnings(lead)}|{_grouped(lead)}(?:{partial})"
     return SpanRule(
         name=name,
-        label=label or f"[{name.rpartition('.')[2].upper()}]",
+        label=f"[{name.rpartition('.')[2].upper()}]" if label is None else label,
         pattern=re.compile(f"{start}({node.source})){guard_after}"),
         source=f"{start}{_grouped(node)}){guard_after}",
         starts=f"{guard_before}{flag}{partial})",
         largest=width(node) + (0 if lead is None else width(lead)),
         check=check,
         tail=tail,
-        first=f"{flag}{'|'.join(dict.fromkeys(firsts(node if lead is None else Sequence_((lead, node)))[0]))})",
+        first=f"{flag}{'|'.join(dict.fromkeys(firsts(node if lead is None else Row((lead, node)))[0]))})",
         needs=needs,
         is_guess=is_guess,
     )

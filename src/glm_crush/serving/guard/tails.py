@@ -22,7 +22,7 @@ class TailOf:
         """Of a class such as `A-Za-z0-9`."""
         return cls(re.compile(f"[{inside}]*"))
 
-    def end(self, text: str, position: int, taken: int, *, final: bool) -> tuple[int, bool]:
+    def end(self, text: str, position: int, taken: int, *, final: bool) -> tuple[int, bool]:  # noqa: ARG002
         """See `Tail`."""
         found = self.pattern.match(text, position)
         assert found is not None  # nothing matches too

@@ -36,7 +36,7 @@ class TextCheck(Protocol):
     @property
     def reads_all(self) -> bool: ...
 
-    async def applies(self, text: str, direction: Direction) -> bool:
+    async def applies(self, text: str, direction: Direction, /) -> bool:
         """Whether there is something to do about the text.
 
         Raises:
@@ -60,7 +60,7 @@ class InjectionCheck:
     roles: frozenset[str] = _STRANGERS
     reads_all: bool = True
 
-    async def applies(self, text: str, direction: Direction) -> bool:
+    async def applies(self, text: str, _: Direction) -> bool:
         """See `TextCheck`."""
         return self.injections.score(text).score >= self.threshold
 
@@ -91,7 +91,7 @@ class JsonCheck:
     roles: frozenset[str] = frozenset()
     reads_all: bool = False
 
-    async def applies(self, text: str, direction: Direction) -> bool:
+    async def applies(self, text: str, _: Direction) -> bool:
         """See `TextCheck`."""
         try:
             json.loads(text)

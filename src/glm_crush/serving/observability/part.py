@@ -23,6 +23,7 @@ from glm_crush.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
+    from prometheus_client import CollectorRegistry
 
     from glm_crush.serving.observability.tracing import Tracing
 
@@ -48,6 +49,11 @@ class Observability(ServerPart):
         if self._tracing is not None:
             watches.append(self._tracing.watch)
         models.watch_generations(*watches)
+
+    @property
+    def registry(self) -> CollectorRegistry | None:
+        """Where further metrics of this server belong; None = it shows none."""
+        return None if self._metrics is None else self._metrics.registry
 
     def routes(self) -> Sequence[ApiRoute]:
         """GET /load, and GET /metrics unless it is switched off."""

@@ -148,7 +148,7 @@ class Reply:
         prompt_seconds = ttft_seconds or 0.0
         body: dict[str, Any] = {
             "done": True,
-            "done_reason": "length" if reason == "length" else "stop",
+            "done_reason": reason if reason in ("length", "content_filter") else "stop",
             "total_duration": _ns(time.perf_counter() - self.started),
             "load_duration": _ns(self.queued - self.started),
             "prompt_eval_count": usage.prompt_tokens,

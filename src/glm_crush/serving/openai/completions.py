@@ -22,6 +22,7 @@ from glm_crush.serving.openai.reply_wish import wanted_structure
 from glm_crush.serving.routing import hold_model
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.turn_guard import guarded_prompt, guarded_text, refuse_logprobs
 from glm_crush.types import CompletionOutput, RequestOutput
 
 __all__ = ["Completions", "encode_prompts"]
@@ -40,6 +41,7 @@ class Completions:
         """Answer one request, as a stream or as one object."""
         request = await read_request(CompletionRequest, http)
         model = await hold_model(self._models, request.model, http)
+        refuse_logprobs(model.guard, asked=request.logprobs is not None)
         params = completion_sampling_params(request, model.default_params)
         structured = wanted_structure(request)
         if structured is not None:
@@ -49,7 +51,10 @@ class Completions:
         head = new_head("cmpl", model)
         exchange = Exchange(
             request,
-            [model.generate(prompt, params, whole=not request.stream) for prompt in prompts],
+            [
+                guarded_text(model, model.generate(prompt, params, whole=not request.stream), params.n)
+                for prompt in prompts
+            ],
             replies_per_prompt=params.n,
             prompt_name="prompt",
             ping_interval_seconds=self._ping_interval,
@@ -82,6 +87,7 @@ async def encode_prompts(request: CompletionRequest, model: ServedModel) -> list
 
     Raises:
         InvalidParameterError: no prompt, too many, or an id the model does not have.
+        ContentBlockedError: the model may not see one.
     """
     given = request.prompt
     prompts: list[str | list[int]]
@@ -97,11 +103,19 @@ async def encode_prompts(request: CompletionRequest, model: ServedModel) -> list
         )
     encoded = []
     for prompt in prompts:
-        ids = await model.encode_text(prompt) if isinstance(prompt, str) else model.check_token_ids(prompt, "prompt")
+        ids = await _encode_prompt(prompt, model)
         if not ids:
             raise InvalidParameterError("prompt is empty; give at least one token", parameter="prompt")
-        encoded.append(ids)
+        encoded.append(list(ids))
     return encoded
+
+
+async def _encode_prompt(prompt: str | list[int], model: ServedModel) -> Sequence[int]:
+    guard = model.guard
+    if isinstance(prompt, str):
+        return await model.encode_text(prompt if guard is None else await guard.text(prompt, "prompt"))
+    ids = model.check_token_ids(prompt, "prompt")
+    return ids if guard is None else await guarded_prompt(guard, model, ids, "prompt")
 
 
 def _reply(

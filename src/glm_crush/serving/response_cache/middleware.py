@@ -100,8 +100,11 @@ class ResponseCaching:
             await self._flights[key].listen(_with_outcome(send, b"joined"), receive)
             return
 
+        admission = scope.get("state", {}).get("admission")
+
         def keep(content_type: str, whole: bytes) -> None:
-            if not _is_in_order(content_type, whole):
+            # What the guard found something in is found again each time, so that each time is written down.
+            if not _is_in_order(content_type, whole) or (admission is not None and admission.findings):
                 return
             self._cache.keep(key, content_type, whole)
             if self._semantic is not None and lookup is not None:

@@ -67,6 +67,7 @@ class Run:
         self._finish = finish
         self._waits = waits
         self._now = now
+        self._is_filtered = False
         self._events: list[bytes] = []
         self._news = asyncio.Event()
         self._entered = asyncio.Event()
@@ -159,8 +160,9 @@ class Run:
                 await asyncio.sleep(error.retry_after_seconds)
             finally:
                 await deltas.aclose()
-        status: Status = "incomplete" if reason == "length" else "completed"
-        self._emit(self._writer.end_items("incomplete" if reason == "length" else "completed"))
+        status: Status = "incomplete" if reason in ("length", "content_filter") else "completed"
+        self._is_filtered = reason == "content_filter"
+        self._emit(self._writer.end_items("completed" if status == "completed" else "incomplete"))
         return status
 
     async def _close(self, status: Status, error: dict[str, str] | None) -> None:
@@ -172,6 +174,7 @@ class Run:
             num_reasoning_tokens=self._turn.num_reasoning_tokens,
             more_usage=context_usage(self._turn.context_note),
             error=error,
+            is_filtered=self._is_filtered,
         )
         encoded = encode_event(last)
         if self._finish is not None and self.refusal is None:

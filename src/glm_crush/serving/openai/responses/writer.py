@@ -93,6 +93,7 @@ class ResponseWriter:
         num_reasoning_tokens: int = 0,
         more_usage: Mapping[str, Any] = _NOTHING,
         error: dict[str, str] | None = None,
+        is_filtered: bool = False,
     ) -> Event:
         """The last event; the object is what it will stay."""
         if self._open is not None and self.body["output"]:
@@ -103,7 +104,7 @@ class ResponseWriter:
         if status == "completed":
             self.body["completed_at"] = int(completed_at)
         if status == "incomplete":
-            self.body["incomplete_details"] = {"reason": "max_output_tokens"}
+            self.body["incomplete_details"] = {"reason": "content_filter" if is_filtered else "max_output_tokens"}
         if usage is not None:
             self.body["usage"] = {**_usage(usage, num_reasoning_tokens), **more_usage}
         # There is no event for a cancelled response; its end is that of one that was cut off.

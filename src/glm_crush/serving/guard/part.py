@@ -1,0 +1,90 @@
+"""The guard as a part of the server: on every model's turns, with a counter of findings, and `/v1/moderations`.
+
+Above: `glm serve`. Below: the guard, the moderators. With no policy nothing but the route of moderations is there, and
+its rules are compiled when it is first asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from glm_crush.guard_settings import GuardSettings
+from glm_crush.serving.guard.rule import Action, Direction
+from glm_crush.serving.moderation import Judgement, Moderator
+from glm_crush.serving.openai.moderations import moderation_routes
+from glm_crush.serving.part import ServerPart
+from glm_crush.serving.routing import ApiRoute
+from glm_crush.serving.served_models import ServedModels
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from glm_crush.serving.guard.build import BuiltGuard
+
+__all__ = ["GuardPart"]
+
+
+class GuardPart(ServerPart):
+    """Guards the turns of `models` as the settings say.
+
+    Args:
+        registry: where findings are counted; None = nowhere.
+
+    Raises:
+        ConfigError: a rule, an action or the rules file is wrong.
+    """
+
+    def __init__(
+        self, models: ServedModels, settings: GuardSettings, *, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._settings = settings
+        self._counter = None
+        if settings.input is None and settings.output is None and settings.rules_file is None:
+            return
+        if registry is not None:
+            from prometheus_client import Counter
+
+            labels = ("direction", "rule", "action")
+            self._counter = Counter("glm_guard_findings", "What the guard found.", labels, registry=registry)
+        if self._built.guard is not None:
+            models.guard_turns(self._built.guard)
+
+    def routes(self) -> Sequence[ApiRoute]:
+        """POST /v1/moderations."""
+        return moderation_routes(_LazyModerator(self))
+
+    @cached_property
+    def _built(self) -> BuiltGuard:
+        from glm_crush.serving.guard.build import build_guard
+
+        return build_guard(self._settings, observe=self._observe)
+
+    @cached_property
+    def moderator(self) -> Moderator:
+        """Made when it is first needed."""
+        from glm_crush.serving.guard.moderator import RuleModerator
+
+        return RuleModerator(self._built.book, self._built.injections, self._settings.injection_threshold)
+
+    def _observe(self, direction: Direction, rule: str, action: Action) -> None:
+        if self._counter is not None:
+            self._counter.labels(direction, rule, action).inc()
+
+
+class _LazyModerator:
+    """A moderator that is made off the event loop when it is first asked."""
+
+    name = "glm-crush-moderation"
+
+    def __init__(self, part: GuardPart) -> None:
+        self._part = part
+        self._made: Moderator | None = None
+
+    async def judge(self, texts: Sequence[str]) -> Sequence[Judgement]:
+        """See `Moderator`."""
+        if self._made is None:
+            self._made = await asyncio.to_thread(lambda: self._part.moderator)
+        return await self._made.judge(texts)
