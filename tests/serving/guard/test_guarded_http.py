@@ -12,7 +12,9 @@ import openai
 import pytest
 
 from glm_crush.config import CacheSettings, StorageSettings
+from glm_crush.graphql_settings import GraphqlSettings
 from glm_crush.guard_settings import GuardSettings
+from glm_crush.serving.graphql.part import GraphqlPart
 from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.storage.lazy import LazyDatabase
@@ -249,3 +251,25 @@ def test_a_responses_reply_that_is_blocked_is_incomplete(
         assert reply.incomplete_details.reason == "content_filter"
         with pytest.raises(openai.BadRequestError, match=r"secrets\.aws_key"):
             client.responses.create(model="scripted", input="AKIAIOSFODNN7EXAMPLE")
+
+
+def test_graphql_is_guarded_too(start_server: Callable[..., RunningServer]) -> None:
+    engine = ScriptedEngine(script=lambda _: MAIL)
+    server = start_server(
+        engine,
+        parts=lambda models: [
+            GuardPart(models, GuardSettings(input="pii=redact, secrets=block", output="pii=block")),
+            GraphqlPart(models, GraphqlSettings()),
+        ],
+    )
+    mutation = (
+        "mutation($t: String!) { chat(input: {messages: [{role: USER, content: $t}]}) "
+        "{ choices { content finishReason } } }"
+    )
+
+    def chat(text: str) -> Any:
+        return httpx2.post(f"{server.url}/graphql", json={"query": mutation, "variables": {"t": text}}).json()
+
+    assert chat("a@b.org")["data"]["chat"]["choices"] == [{"content": "Write to ", "finishReason": "CONTENT_FILTER"}]
+    assert engine.prompts == ["user:[EMAIL]|assistant:"]
+    assert "secrets.aws_key" in chat("AKIAIOSFODNN7EXAMPLE")["errors"][0]["message"]

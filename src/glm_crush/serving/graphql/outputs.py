@@ -44,6 +44,7 @@ class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
 
 
 @strawberry.type(description="Token counts, over all replies of one generation.")
