@@ -162,7 +162,7 @@ def serve(
 
         observability = Observability(models, settings.observability)
         parts: list[ServerPart] = [observability, WebSocketPart(models)]
-        parts.append(GuardPart(models, settings.guard, registry=observability.registry))
+        parts.append(GuardPart(models, settings.guard, observe=observability.count_finding))
         parts.append(McpPart(models, max_body_bytes=settings.api.max_body_bytes))
         ping = settings.api.ping_interval_seconds
         parts.append(GraphqlPart(models, settings.graphql, ping_interval_seconds=ping))

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from glm_crush.guard_settings import GuardSettings
-from glm_crush.serving.guard.rule import Action, Direction
 from glm_crush.serving.moderation import Judgement, Moderator
 from glm_crush.serving.openai.moderations import moderation_routes
 from glm_crush.serving.part import ServerPart
@@ -20,9 +19,8 @@ from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from glm_crush.serving.guard.build import BuiltGuard
+    from glm_crush.serving.guard.guard import Observe
 
 __all__ = ["GuardPart"]
 
@@ -31,24 +29,17 @@ class GuardPart(ServerPart):
     """Guards the turns of `models` as the settings say.
 
     Args:
-        registry: where findings are counted; None = nowhere.
+        observe: told of every finding.
 
     Raises:
         ConfigError: a rule, an action or the rules file is wrong.
     """
 
-    def __init__(
-        self, models: ServedModels, settings: GuardSettings, *, registry: CollectorRegistry | None = None
-    ) -> None:
+    def __init__(self, models: ServedModels, settings: GuardSettings, *, observe: Observe | None = None) -> None:
         self._settings = settings
-        self._counter = None
+        self._observe = observe
         if settings.input is None and settings.output is None and settings.rules_file is None:
             return
-        if registry is not None:
-            from prometheus_client import Counter
-
-            labels = ("direction", "rule", "action")
-            self._counter = Counter("glm_guard_findings", "What the guard found.", labels, registry=registry)
         if self._built.guard is not None:
             models.guard_turns(self._built.guard)
 
@@ -68,10 +59,6 @@ class GuardPart(ServerPart):
         from glm_crush.serving.guard.moderator import RuleModerator
 
         return RuleModerator(self._built.book, self._built.injections, self._settings.injection_threshold)
-
-    def _observe(self, direction: Direction, rule: str, action: Action) -> None:
-        if self._counter is not None:
-            self._counter.labels(direction, rule, action).inc()
 
 
 class _LazyModerator:

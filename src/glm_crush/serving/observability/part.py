@@ -23,7 +23,6 @@ from glm_crush.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
-    from prometheus_client import CollectorRegistry
 
     from glm_crush.serving.observability.tracing import Tracing
 
@@ -50,10 +49,10 @@ class Observability(ServerPart):
             watches.append(self._tracing.watch)
         models.watch_generations(*watches)
 
-    @property
-    def registry(self) -> CollectorRegistry | None:
-        """Where further metrics of this server belong; None = it shows none."""
-        return None if self._metrics is None else self._metrics.registry
+    def count_finding(self, direction: str, rule: str, action: str) -> None:
+        """Count a finding of the guard."""
+        if self._metrics is not None:
+            self._metrics.guard_findings.labels(direction, rule, action).inc()
 
     def routes(self) -> Sequence[ApiRoute]:
         """GET /load, and GET /metrics unless it is switched off."""

@@ -41,6 +41,9 @@ class ServerMetrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.generations = GenerationMetrics(self.registry)
+        self.guard_findings = Counter(
+            "glm_guard_findings", "What the guard found.", ("direction", "rule", "action"), registry=self.registry
+        )
         self.requests = Counter(
             "http_requests", "Requests answered.", ("method", "handler", "status"), registry=self.registry
         )
