@@ -23,6 +23,7 @@ from glm_crush.config import (
     ApiSettings,
     CacheSettings,
     GraphqlSettings,
+    GuardSettings,
     ObservabilitySettings,
     Settings,
     StorageSettings,
@@ -33,6 +34,7 @@ from glm_crush.models.registry import FAMILIES
 from glm_crush.serving.app import create_app
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.graphql.part import GraphqlPart
+from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.mcp.part import McpPart
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.observability.server_metrics import ServerMetrics
@@ -141,6 +143,7 @@ def whole_app(database: LazyDatabase) -> Starlette:
         ResponseCache(models, CacheSettings()),
         McpPart(models, max_body_bytes=1),
         GraphqlPart(models, GraphqlSettings()),
+        GuardPart(models, GuardSettings()),
     ]
     reloading = Reloading(Settings(), Settings)
     return create_app(models, ApiSettings(), database=database, parts=parts, reloading=reloading)
