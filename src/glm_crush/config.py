@@ -133,6 +133,9 @@ class ApiSettings:
     resume_streams: bool = _setting(
         False, "whether a stream that had begun goes on when its engine dies, or ends with an error: true or false"
     )
+    explain_cache: bool = _setting(
+        False, "whether usage says where and why a prompt was not cached any further: true or false"
+    )
     shutdown_timeout_seconds: float = _setting(30.0, "how long running requests may finish when stopping", low=0)
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least serious message that is logged")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_verbose_shows_rates_on_standard_error(glm: Glm, tiny_llama: Path) -> No
     assert "prompt eval rate" in result.stderr
     assert " of 48 tokens" in result.stderr  # of the context
     assert "eval rate" not in result.stdout
+
+
+@pytest.mark.requirement("E6")
+def test_it_shows_where_a_prompt_left_what_an_earlier_run_has_kept(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:
+    words = "one two three four five six seven "
+    options = ("--raw", "--max-tokens", "1", "--prefix-store", str(tmp_path / "store"), "--explain-cache")
+    first = glm("run", str(tiny_llama), words, *options)
+    assert "0 of " in first.stderr
+    second = glm("run", str(tiny_llama), words + "eight", *options)
+    assert re.search(r"[1-9]\d+ of \d+ prompt tokens were cached; nothing that goes on from here", second.stderr)
+    reply = json.loads(glm("run", str(tiny_llama), words, *options, "--json").stdout)
+    assert reply["cache"]["reason"] == "complete"
+    assert reply["cache"]["cached_tokens"] == reply["cached_tokens"] > 0
 
 
 def test_a_model_alone_is_no_prompt(glm: Glm, tiny_llama: Path) -> None:

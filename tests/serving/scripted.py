@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from glm_crush.config import ApiSettings
-from glm_crush.engine.output import RequestDelta
+from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.errors import ContextLengthError
 from glm_crush.serving.app import create_app
 from glm_crush.serving.part import ServerPart
@@ -20,7 +20,7 @@ from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
-from glm_crush.types import Message, SamplingParams, TokenLogprobs
+from glm_crush.types import CacheReport, Message, SamplingParams, TokenLogprobs
 
 
 class ByteCodec:
@@ -49,6 +49,7 @@ class ScriptedEngine:
 
     Attributes:
         fail_after: characters after which the engine dies. hold_after: after which it waits for `release`.
+        cached: what it says of its prefix cache at the end of each reply. explains_cache: whether replies tell.
     """
 
     script: Callable[[str], str] = lambda prompt: "Hello"
@@ -56,6 +57,8 @@ class ScriptedEngine:
     hold_after: int | None = None
     refuse: Exception | None = None
     context_length: int = 1000
+    cached: CacheReport | None = None
+    explains_cache: bool = False
     is_alive: bool = True
     prompts: list[str] = field(default_factory=list)
     params: list[SamplingParams] = field(default_factory=list)
@@ -102,6 +105,10 @@ class ScriptedEngine:
                     if position == 0 and params.prompt_logprobs is not None:
                         scored = (None, *(TokenLogprobs(token, -2.0, ()) for token in prompt_token_ids[1:]))
                         delta = replace(delta, prompt_logprobs=scored)
+                    if reason is not None and self.cached is not None:
+                        found = self.cached.num_cached_tokens
+                        stats = RequestStats(len(prompt_token_ids), limit, 0, 0.0, 0.0, 0.1, found, self.cached)
+                        delta = replace(delta, stats=stats)
                     yield delta
         finally:
             self.closed.set()
@@ -125,6 +132,7 @@ def scripted_model(engine: ScriptedEngine) -> ServedModel:
         vocab_size=256,
         default_params=SamplingParams(temperature=0.7),
         created=1_700_000_000,
+        explains_cache=engine.explains_cache,
     )
 
 

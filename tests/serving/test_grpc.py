@@ -20,7 +20,7 @@ from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from glm_crush.serving.grpc.part import GrpcPart
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
-from glm_crush.types import SamplingParams
+from glm_crush.types import CacheReport, SamplingParams
 from tests.serving.scripted import ByteCodec, ScriptedEngine
 
 pytestmark = pytest.mark.requirement("S3")
@@ -100,6 +100,19 @@ def test_a_chat_is_streamed_and_its_last_message_counts() -> None:
     assert "".join(delta.content for delta in deltas) == "Hello"
     assert [delta.finish_reason for delta in deltas] == ["", "", "", "", "stop"]
     assert deltas[-1].usage.completion_tokens == 5
+
+
+@pytest.mark.requirement("E6")
+def test_the_cached_part_of_a_prompt_is_counted_whole_and_streamed() -> None:
+    async def work(client: Client) -> list[int]:
+        chat = await client("Generation/Chat", HELLO)
+        *_, chat_end = [delta async for delta in client("Generation/StreamChat", HELLO, streamed=True)]
+        prompt = pb.CompleteRequest(prompt="a longer prompt")
+        completion = await client("Generation/Complete", prompt)
+        *_, completion_end = [delta async for delta in client("Generation/StreamComplete", prompt, streamed=True)]
+        return [reply.usage.cached_tokens for reply in (chat, chat_end, completion, completion_end)]
+
+    assert run(ScriptedEngine(cached=CacheReport(7, 7, "complete")), work) == [7, 7, 7, 7]
 
 
 def test_a_completion_takes_text_or_token_ids() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from glm_crush.chat.cache_explanation import CacheExplanation
 from glm_crush.config import ContextPolicy
 from glm_crush.types import FinishReason, Message, SamplingParams
 
@@ -23,6 +24,7 @@ class ReplyStats:
         drafted_tokens, accepted_tokens: guessed ahead, and those of them in the reply.
         context_note: what was left out of the conversation; "" = nothing.
         context_length: largest prompt and reply; None = not known.
+        cache: where and why the prompt left what was cached; None = not known.
     """
 
     prompt_tokens: int
@@ -35,6 +37,7 @@ class ReplyStats:
     accepted_tokens: int = 0
     context_note: str = ""
     context_length: int | None = None
+    cache: CacheExplanation | None = None
 
     @property
     def decode_tokens_per_second(self) -> float | None:

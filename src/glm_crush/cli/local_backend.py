@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from glm_crush.chat.cache_explanation import explain_cache
 from glm_crush.chat.local_context import LocalContext
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.cli.backend import ReplyStats, Turn
@@ -84,7 +85,7 @@ class LocalBackend:
             deltas.close()
         assert last is not None
         assert last.stats is not None
-        finish_reason = last.finish_reason
+        finish_reason, report = last.finish_reason, last.stats.cache_report
         if turn.best_of > 1:
             [best] = select_best(collector.output(), 1, MeanLogprob()).outputs
             finish_reason = best.finish_reason
@@ -100,6 +101,7 @@ class LocalBackend:
             context_note="" if note is None else note.describe(),
             drafted_tokens=last.stats.num_drafted_tokens,
             accepted_tokens=last.stats.num_accepted_tokens,
+            cache=None if report is None else explain_cache(report, prompt, self._model.codec.decode),
         )
 
     def _encode(self, turn: Turn) -> tuple[Sequence[int], ContextNote | None]:

@@ -12,6 +12,7 @@ import typer
 from glm_crush.cli.options import (
     DraftModelOption,
     JsonOption,
+    PrefixStoreOption,
     SpeculationOption,
     ThreadsOption,
     WeightFormatOption,
@@ -86,6 +87,10 @@ def run(
     weight_format: WeightFormatOption = None,
     speculation: SpeculationOption = None,
     draft_model: DraftModelOption = None,
+    prefix_store: PrefixStoreOption = None,
+    explain_cache: Annotated[
+        bool, typer.Option("--explain-cache", help="Show where and why the prompt was not cached any further.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer one prompt. Standard input, if it is not a terminal, goes along with the prompt."""
@@ -99,6 +104,7 @@ def run(
         crush__weight_format=weight_format,
         crush__speculation=speculation,
         crush__draft_model=draft_model,
+        crush__prefix_store=prefix_store,
     )
     model_name, prompt = _model_and_prompt(words or [], settings)
     with open_model(settings, model_name) as model:
@@ -125,9 +131,13 @@ def run(
             think = False
         turn = _turn(backend, prompt, system=system, raw=raw, params=params, thinking=think, best_of=best_of)
         if as_json or not stream:
-            _print_whole(backend, turn, as_json=as_json, verbose=verbose, load_seconds=model.load_seconds)
+            stats = _print_whole(backend, turn, as_json=as_json, verbose=verbose, load_seconds=model.load_seconds)
         else:
-            _print_stream(backend, turn, verbose=verbose, load_seconds=model.load_seconds)
+            stats = _print_stream(backend, turn, verbose=verbose, load_seconds=model.load_seconds)
+        if explain_cache and not as_json:
+            from glm_crush.cli.cache_view import print_cache
+
+            print_cache(stats.cache)
 
 
 def _schema_in(path: Path) -> StructuredOutput:
@@ -192,7 +202,7 @@ def _turn(backend: LocalBackend, prompt: str, *, system: str | None, raw: bool, 
     return Turn(messages=[*messages, {"role": "user", "content": prompt}], **rest)
 
 
-def _print_stream(backend: LocalBackend, turn: Turn, *, verbose: bool, load_seconds: float) -> None:
+def _print_stream(backend: LocalBackend, turn: Turn, *, verbose: bool, load_seconds: float) -> ReplyStats:
     from glm_crush.cli.reply_view import print_reply, print_stats
 
     _, stats = print_reply(backend.reply(turn), sys.stdout)
@@ -201,9 +211,10 @@ def _print_stream(backend: LocalBackend, turn: Turn, *, verbose: bool, load_seco
     _warn_of_limit(stats)
     if verbose:
         print_stats(stats, load_seconds=load_seconds)
+    return stats
 
 
-def _print_whole(backend: LocalBackend, turn: Turn, *, as_json: bool, verbose: bool, load_seconds: float) -> None:
+def _print_whole(backend: LocalBackend, turn: Turn, *, as_json: bool, verbose: bool, load_seconds: float) -> ReplyStats:
     from glm_crush.cli.reply_view import collect_reply, print_stats
 
     text, stats = collect_reply(backend.reply(turn))
@@ -217,11 +228,12 @@ def _print_whole(backend: LocalBackend, turn: Turn, *, as_json: bool, verbose: b
         }
         reply = {"model": backend.name, "text": text, **asdict(stats), **rates, "load_seconds": load_seconds}
         typer.echo(json.dumps(reply, ensure_ascii=False))
-        return
+        return stats
     typer.echo(text)
     _warn_of_limit(stats)
     if verbose:
         print_stats(stats, load_seconds=load_seconds)
+    return stats
 
 
 def _warn_of_limit(stats: ReplyStats) -> None:

@@ -65,6 +65,9 @@ def serve(
     draft_model: DraftModelOption = None,
     prefix_store: PrefixStoreOption = None,
     prefix_store_bytes: PrefixStoreBytesOption = None,
+    explain_cache: Annotated[
+        bool, typer.Option("--explain-cache", help="Say in usage where and why a prompt was not cached any further.")
+    ] = False,
     context_policy: ContextPolicyOption = None,
     embedding_model: Annotated[
         str | None, typer.Option("--embedding-model", help="An embedding model to serve beside it, such as minilm.")
@@ -99,6 +102,7 @@ def serve(
         crush__draft_model=draft_model,
         crush__prefix_store=prefix_store,
         crush__prefix_store_bytes=prefix_store_bytes,
+        api__explain_cache=explain_cache or None,
         crush__context_policy=context_policy,
         encoders__embedding_model=embedding_model,
         encoders__reranker_model=reranker,

@@ -18,9 +18,10 @@ from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
 from glm_crush.engine.output import OutputCollector, RequestDelta, RequestStats
 from glm_crush.errors import InvalidParameterError, RequestError
+from glm_crush.serving.cache_usage import cache_usage
 from glm_crush.serving.deltas import check_delta
 from glm_crush.serving.served_model import ChatPrompt, ServedModel
-from glm_crush.serving.turn_context import fit_messages
+from glm_crush.serving.turn_context import context_usage, fit_messages
 from glm_crush.serving.turn_guard import (
     guarded_deltas,
     guarded_output,
@@ -30,7 +31,7 @@ from glm_crush.serving.turn_guard import (
     refuse_logprobs,
 )
 from glm_crush.serving.turn_result import TurnEnd, TurnReply, TurnResult, turn_reply
-from glm_crush.types import ContextNote, Message, SamplingParams, StructuredOutput, TokenLogprobs, Usage
+from glm_crush.types import CacheReport, ContextNote, Message, SamplingParams, StructuredOutput, TokenLogprobs, Usage
 
 __all__ = ["ChatTurn", "ParameterNames", "TurnDelta", "TurnRequest", "prepare_turn"]
 
@@ -154,6 +155,7 @@ class ChatTurn:
     Attributes:
         prompt_token_ids: the rendered conversation. params: with the grammar that holds the reply.
         context_note: what was left out of the conversation; None = nothing.
+        cache_report: of the reply that found least in the prefix cache; known when a reply ends.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class ChatTurn:
         self._parses = parses and model.replies is not None and model.replies.needs_parser(request.wish)
         self._num_tokens = 0
         self._least_cached: int | None = None
+        self.cache_report: CacheReport | None = None
 
     def fit(self, context_length: int) -> bool:
         """Lower the limit of the reply to what the context has room for; whether that was needed.
@@ -241,6 +244,11 @@ class ChatTurn:
         return Usage(len(self.prompt_token_ids), self._num_tokens, self._least_cached or 0)
 
     @property
+    def more_usage(self) -> dict[str, Any]:
+        """What the counts say beside numbers: of a conversation that was shortened, and of the prefix cache."""
+        return context_usage(self.context_note) | cache_usage(self.model, self.prompt_token_ids, self.cache_report)
+
+    @property
     def num_reasoning_tokens(self) -> int:
         """Of all replies so far."""
         return sum(parser.num_reasoning_tokens for parser in self._parsers.values())
@@ -255,7 +263,8 @@ class ChatTurn:
         self._num_tokens += len(delta.token_ids)
         if delta.stats is not None:  # of several replies the first may have computed what the others found
             cached = delta.stats.num_cached_tokens
-            self._least_cached = cached if self._least_cached is None else min(cached, self._least_cached)
+            if self._least_cached is None or cached < self._least_cached:
+                self._least_cached, self.cache_report = cached, delta.stats.cache_report
 
     def _parse(self, delta: RequestDelta) -> Sequence[ReplyPart]:
         if not self._parses:

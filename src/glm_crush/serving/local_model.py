@@ -81,6 +81,7 @@ def serve_loaded_model(
         context_policy=settings.crush.context_policy,
         default_params=sampling_defaults(loaded.generation_config),
         resume_streams=settings.api.resume_streams,
+        explains_cache=settings.api.explain_cache,
         details=ModelDetails.of(loaded),
         fingerprint="-".join(
             (

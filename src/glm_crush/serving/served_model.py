@@ -144,6 +144,7 @@ class ServedModel:
         replies: how it writes reasoning and calls; None = its replies are text. grammars: what replies can be held to;
             None = they are free.
         resume_streams: whether replies that a client has begun to read may be gone on with by another engine.
+        explains_cache: whether replies say where and why their prompts left what was cached.
         preface: messages before every conversation; its system message only where the conversation has none.
         details: for those who ask what it is.
         context_policy: for conversations that are too long and say nothing. summaries: of their older turns.
@@ -167,6 +168,7 @@ class ServedModel:
     summaries: SummaryCache = field(default_factory=SummaryCache)
     fingerprint: str = "glm-crush"
     resume_streams: bool = False
+    explains_cache: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     watches: tuple[Watch, ...] = ()
     guard: TurnGuard | None = None

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from glm_crush.types import CacheReport
 from tests.serving.gateway.conftest import Serve
 from tests.serving.gateway.test_keys_over_http import chat, make_key
 
@@ -35,3 +36,16 @@ def test_a_file_of_one_application_is_not_there_for_another(serve: Serve) -> Non
     path = f"{url}/v1/files/{made.json()['id']}"
     statuses = [httpx2.get(path, headers={"x-api-key": key}).status_code for key in (shop, other_key, search)]
     assert statuses == [200, 200, 404]
+
+
+@pytest.mark.requirement("E6")
+@pytest.mark.parametrize(("isolates", "position"), [(False, 12), (True, 14)])
+def test_no_key_learns_token_by_token_what_others_have_asked(
+    serve: Serve, scripted_engine: Any, isolates: bool, position: int
+) -> None:
+    """Where applications share prefixes, the place is told in whole blocks; to the operator, exactly."""
+    engine = scripted_engine(cached=CacheReport(12, 14, "diverged", 32, 120), explains_cache=True)
+    url = serve(engine, isolate_tenants=isolates).url
+    shop = chat(url, make_key(url, "shop")["key"]).json()["usage"]["cache"]
+    assert (shop["cached_tokens"], shop["position"]) == (12, position)
+    assert chat(url, "operator").json()["usage"]["cache"]["position"] == 14

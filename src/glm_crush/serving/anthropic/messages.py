@@ -13,6 +13,7 @@ from glm_crush.serving.anthropic.errors import error_event
 from glm_crush.serving.anthropic.protocol import CountTokensRequest, CreateMessageRequest
 from glm_crush.serving.anthropic.reply import PING, ReplyStyle, message, message_events, refusal, refusal_events
 from glm_crush.serving.anthropic.wishes import sampling_params, turn_request
+from glm_crush.serving.cache_usage import cache_headers
 from glm_crush.serving.chat_turn import prepare_turn
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
@@ -57,6 +58,7 @@ class Messages:
         else:
             reply = await run_until_disconnect(message(turn, style), http.receive)
             response = Response(status_code=499) if reply is None else json_response(reply)
+            response.headers.update(cache_headers(model, turn.prompt_token_ids, turn.cache_report))
         response.headers.update(context_headers(turn.context_note))
         return response
 

@@ -80,6 +80,12 @@ class Admission:
     def cache_salt(self) -> str:
         return self.grant.tenant if self._books.isolates_tenants else ""
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether it sees in the engine's cache what others, who are not its own, have asked."""
+        grant = self.grant
+        return grant.key_id is not None and "admin" not in grant.scopes and not self._books.isolates_tenants
+
     async def begin(self) -> None:
         """Charge the request itself.
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from glm_crush.config import ContextPolicy
 from glm_crush.errors import ContextLengthError, InvalidParameterError
+from glm_crush.serving.cache_usage import cache_headers
 from glm_crush.serving.chat_turn import ChatTurn, ParameterNames, TurnRequest, prepare_text, prepare_turn
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
@@ -133,6 +134,7 @@ class Generation:
         else:
             body = await run_until_disconnect(reply.whole(), http.receive)
             response = Response(status_code=499) if body is None else json_response(body)
+            response.headers.update(cache_headers(turn.model, turn.prompt_token_ids, turn.cache_report))
         response.headers.update(context_headers(turn.context_note))
         return response
 

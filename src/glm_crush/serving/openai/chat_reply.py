@@ -15,7 +15,6 @@ from glm_crush.serving.chat_turn import ChatTurn, TurnDelta
 from glm_crush.serving.openai.chunks import DONE, ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.logprobs import chat_logprobs, prompt_logprobs
 from glm_crush.serving.served_model import TextCodec
-from glm_crush.serving.turn_context import context_usage
 from glm_crush.serving.turn_result import TurnReply
 
 __all__ = ["chat_completion", "chat_events"]
@@ -33,7 +32,7 @@ async def chat_events(turn: ChatTurn, head: ReplyHead, *, include_usage: bool) -
             if chunks:
                 yield b"".join(chunks)
         if include_usage:
-            yield writer.usage(turn.usage, turn.num_reasoning_tokens, context_usage(turn.context_note))
+            yield writer.usage(turn.usage, turn.num_reasoning_tokens, turn.more_usage)
         yield DONE
     finally:
         await deltas.aclose()
@@ -43,7 +42,7 @@ async def chat_completion(turn: ChatTurn, head: ReplyHead) -> dict[str, Any]:
     """The whole turn as one object."""
     result = await turn.result()
     choices = [_choice(reply, turn.model.codec) for reply in result.replies]
-    usage = usage_object(result.usage, result.num_reasoning_tokens) | context_usage(turn.context_note)
+    usage = usage_object(result.usage, result.num_reasoning_tokens) | turn.more_usage
     reply = {**head.fields("chat.completion"), "choices": choices, "usage": usage}
     if result.output.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(result.output.prompt_logprobs, turn.model.codec)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from glm_crush.engine.best_of import MeanLogprob, select_best
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.cache_usage import cache_usage
 from glm_crush.serving.json_http import read_request
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.exchange import Exchange, new_head, total_usage
@@ -58,6 +59,7 @@ class Completions:
             replies_per_prompt=params.n,
             prompt_name="prompt",
             ping_interval_seconds=self._ping_interval,
+            more_usage=lambda outputs: _more_usage(outputs, model),
         )
         echoes = [model.codec.decode(prompt) if request.echo else "" for prompt in prompts]
         scored: dict[int, CompletionLogprobs] = {}  # of each choice of a stream
@@ -131,7 +133,13 @@ def _reply(
         for number, output in enumerate(outputs)
         for reply in output.outputs
     ]
-    return {**head.fields("text_completion"), "choices": choices, "usage": usage_object(total_usage(outputs))}
+    usage = {**usage_object(total_usage(outputs)), **_more_usage(outputs, model)}
+    return {**head.fields("text_completion"), "choices": choices, "usage": usage}
+
+
+def _more_usage(outputs: Sequence[RequestOutput], model: ServedModel) -> dict[str, Any]:
+    """Of several prompts the first speaks."""
+    return cache_usage(model, outputs[0].prompt_token_ids, outputs[0].cache_report)
 
 
 def _answered(output: RequestOutput, request: CompletionRequest) -> RequestOutput:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = ["Exchange", "new_head", "total_usage"]
 
 # (writer, number of the choice, what is new, whether it is the choice's first) -> encoded chunks
 EncodeDelta = Callable[[ChunkWriter, int, RequestDelta, bool], list[bytes]]
+MoreUsage = Callable[[Sequence[RequestOutput]], Mapping[str, Any]]
 BuildReply = Callable[[Sequence[RequestOutput]], dict[str, Any]]
 
 
@@ -59,6 +60,7 @@ class Exchange:
         replies_per_prompt: the request's `n`.
         prompt_name: the field that holds the prompt.
         ping_interval_seconds: see `EventStream`.
+        more_usage: what the counts of a stream say beside numbers.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Exchange:
         replies_per_prompt: int,
         prompt_name: str,
         ping_interval_seconds: float,
+        more_usage: MoreUsage,
     ) -> None:
+        self._more_usage = more_usage
         self._request = request
         self._prompt_name = prompt_name
         self._streams = [generation.deltas for generation in generations]
@@ -114,8 +118,8 @@ class Exchange:
                     if chunks:
                         yield b"".join(chunks)
             if include_usage:
-                usage = total_usage([collector.output() for collector in self._collectors])
-                yield writer.usage(usage)
+                outputs = [collector.output() for collector in self._collectors]
+                yield writer.usage(total_usage(outputs), more=self._more_usage(outputs))
             yield DONE
         finally:
             await deltas.aclose()

@@ -46,8 +46,23 @@ class CompletionTokensDetails(TypedDict):
     rejected_prediction_tokens: int
 
 
+class CacheUsage(TypedDict):
+    """Where and why a prompt left what was cached, with `glm serve --explain-cache`."""
+
+    cached_tokens: int
+    prompt_tokens: int
+    reason: Literal["complete", "new", "evicted", "diverged"]
+    position: int
+    before: str
+    token: str
+    after: str
+    explanation: str
+
+
 class Usage(TypedDict):
     """Tokens read and written."""
+
+    cache: NotRequired[CacheUsage]
 
     prompt_tokens: int
     completion_tokens: int

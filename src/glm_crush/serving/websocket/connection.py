@@ -23,7 +23,6 @@ from glm_crush.serving.openai.chat import turn_request
 from glm_crush.serving.openai.chat_reply import chat_events
 from glm_crush.serving.openai.exchange import new_head
 from glm_crush.serving.served_models import ServedModels
-from glm_crush.serving.turn_context import context_usage
 from glm_crush.serving.websocket.log_feed import LogFeed
 from glm_crush.serving.websocket.protocol import (
     Cancel,
@@ -160,7 +159,7 @@ class Connection:
                 "completion_tokens": usage.completion_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "reasoning_tokens": turn.num_reasoning_tokens,
-                **context_usage(turn.context_note),
+                **turn.more_usage,
             }
             await self._send(server_message("done", id=message.id, usage=counts))
 

@@ -18,7 +18,6 @@ from glm_crush.serving.chat_turn import ChatTurn
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.admission import Admission, acting
 from glm_crush.serving.openai.responses.writer import Event, ResponseWriter, Status, encode_event
-from glm_crush.serving.turn_context import context_usage
 
 __all__ = ["Finish", "Run"]
 
@@ -172,7 +171,7 @@ class Run:
             completed_at=self._now(),
             usage=self._turn.usage if self.begun.is_set() else None,
             num_reasoning_tokens=self._turn.num_reasoning_tokens,
-            more_usage=context_usage(self._turn.context_note),
+            more_usage=self._turn.more_usage,
             error=error,
             is_filtered=self._is_filtered,
         )
