@@ -3,11 +3,11 @@
     python benchmarks/semantic_cache.py [--model minilm] [--languages en pt zh] [--questions 3000] [--rounds 3]
 
 The questions are those of `data/paraphrases.toml`: 28 that are asked in four ways, each beside two that differ in a
-word or a number and have another answer. Traffic asks them by Zipf's law, one in five a near miss, in further variations (a
-greeting before, thanks behind, without capitals or marks), so that hardly any is asked twice in the same words. Whether
-an answer is right is known, so nothing is generated. The peer is what other caches do: one fixed similarity for all.
-Questions asked before word by word are the exact cache's and are left out. Last, `glm serve` answers over HTTP: a
-question the model answers, the same again, and a similar one.
+word or a number and have another answer. Traffic asks them by Zipf's law, one in five a near miss, in further
+variations (a greeting before, thanks behind, without capitals or marks), so that none is asked twice in the same
+words: those are the exact cache's. Whether an answer is right is known, so nothing is generated. The peer is what other
+caches do: one fixed similarity for all, helped by telling numbers apart as ours does. Last, `glm serve` answers over
+HTTP: a question the model answers, the same again, and a similar one.
 """
 
 from __future__ import annotations
