@@ -31,6 +31,7 @@ from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
 from glm_crush.graphql_settings import GraphqlSettings
 from glm_crush.guard_settings import GuardSettings
+from glm_crush.serving_settings import ServingSettings
 
 __all__ = [
     "ApiSettings",
@@ -44,6 +45,7 @@ __all__ = [
     "GuardSettings",
     "ModelSettings",
     "ObservabilitySettings",
+    "ServingSettings",
     "Setting",
     "Settings",
     "StorageSettings",
@@ -204,6 +206,7 @@ class Settings:
     encoders: EncoderSettings = field(default_factory=EncoderSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     client: ClientSettings = field(default_factory=ClientSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     observability: ObservabilitySettings = field(default_factory=ObservabilitySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
@@ -323,6 +326,7 @@ def _sections() -> dict[str, type]:
         "encoders": EncoderSettings,
         "api": ApiSettings,
         "client": ClientSettings,
+        "serving": ServingSettings,
         "cache": CacheSettings,
         "observability": ObservabilitySettings,
         "gateway": GatewaySettings,

@@ -18,6 +18,8 @@ ERROR_CODES: tuple[tuple[type[errors.GlmError], int, str | None], ...] = (
     (errors.RequestError, 400, None),
     (errors.TemplateError, 400, "template_error"),
     (errors.ModelNotFoundError, 404, "model_not_found"),
+    (errors.ModelTooLargeError, 400, "model_too_large"),
+    (errors.ModelLoadError, 503, "model_load_failed"),
     (errors.AuthenticationError, 401, "invalid_api_key"),
     (errors.AccessDeniedError, 403, "permission_denied"),
     (errors.QuotaError, 429, "insufficient_quota"),

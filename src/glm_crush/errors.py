@@ -6,7 +6,9 @@
     │   ├── ModelNotFoundError       no such name in the store, no such path
     │   ├── CheckpointError          files are missing, truncated or contradict themselves
     │   ├── UnsupportedModelError    the architecture, quantisation or config key is not one we run
-    │   └── PackedFileError          a packed file is stale, truncated or not ours
+    │   ├── PackedFileError          a packed file is stale, truncated or not ours
+    │   ├── ModelTooLargeError       it takes more memory than models may have here
+    │   └── ModelLoadError           a server could not load it for a request; says why
     ├── DownloadError            a transfer failed or its content does not match its hash
     ├── TokenizerError           a tokenizer is malformed
     ├── TemplateError            a chat template failed, looped or was refused
@@ -50,7 +52,9 @@ __all__ = [
     "InvalidParameterError",
     "KernelError",
     "ModelError",
+    "ModelLoadError",
     "ModelNotFoundError",
+    "ModelTooLargeError",
     "OverloadedError",
     "PackedFileError",
     "ProtocolError",
@@ -98,6 +102,22 @@ class UnsupportedModelError(ModelError):
 
 class PackedFileError(ModelError):
     """A packed file is stale, truncated or was not written by this layout version."""
+
+
+class ModelTooLargeError(ModelError):
+    """It takes more memory than models may have here, whatever else is unloaded."""
+
+
+class ModelLoadError(ModelError):
+    """A model that a request named could not be loaded.
+
+    Attributes:
+        retry_after_seconds: when it is tried again.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DownloadError(GlmError):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from glm_crush.cache_settings import CacheSettings
+from glm_crush.cli.serve_models import start_models
 from glm_crush.config import DEFAULT_MODEL, StorageSettings, load_settings
 from glm_crush.encoder_settings import DEFAULT_EMBEDDING_MODEL
 from glm_crush.guard_settings import GuardSettings
@@ -20,13 +21,11 @@ from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.graphql.part import GraphqlPart
 from glm_crush.serving.guard.part import GuardPart
-from glm_crush.serving.local_encoder import serve_loaded_encoder
-from glm_crush.serving.local_model import serve_loaded_model
 from glm_crush.serving.mcp.part import McpPart
+from glm_crush.serving.model_alias import ModelAliases
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.part import ResponseCache
-from glm_crush.serving.served_encoder import ServedEncoder, ServedEncoders
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.websocket.part import WebSocketPart
 from glm_crush.storage.lazy import LazyDatabase
@@ -60,6 +59,16 @@ def _home(tmp_path_factory: pytest.TempPathFactory, _tiny: Path, _tiny_encoder: 
     ModelStore(home).pull(str(_tiny), name=DEFAULT_MODEL)
     load_model(_tiny, cache_dir=home / "packed")
     ModelStore(home).pull(str(_tiny_encoder), name=DEFAULT_EMBEDDING_MODEL)
+    return home
+
+
+@pytest.fixture(scope="session")
+def _server_home(tmp_path_factory: pytest.TempPathFactory, _tiny: Path, _tiny_encoder: Path) -> Path:
+    """A GLM_HOME for the server, with a second model in its store."""
+    home = tmp_path_factory.mktemp("docs-server-home")
+    second = tiny_checkpoint("qwen3", home / "source", max_position_embeddings=2048)
+    for path, name in ((_tiny, DEFAULT_MODEL), (_tiny_encoder, DEFAULT_EMBEDDING_MODEL), (second, "second")):
+        ModelStore(home).pull(str(path), name=name)
     return home
 
 
@@ -97,25 +106,19 @@ def shell_environment(example_home: Path, example_folder: Path) -> dict[str, str
 
 
 @pytest.fixture
-def server_port(
-    _home: Path, _tiny: Path, _tiny_encoder: Path, loopback_server: Any, glm_home: Path
-) -> Iterator[Callable[[], str]]:
+def server_port(_server_home: Path, loopback_server: Any, glm_home: Path) -> Iterator[Callable[[], str]]:
     """Call it for the port of a real server with the tiny model; started only then."""
     url, current = loopback_server
-    engines = []
-    encoders: list[ServedEncoder] = []
+    started: list[ServedModels] = []
     database = LazyDatabase(StorageSettings(), glm_home)  # that of `glm keys`
 
     def start() -> str:
-        if not engines:
-            settings = load_settings(flags={"crush.threads": 1, "crush.kv_cache_tokens": 4096})
-            loaded = load_model(_tiny, cache_dir=_home / "packed")
-            model, engine = serve_loaded_model(DEFAULT_MODEL, loaded, settings)
-            engines.append(engine)
-            embedding = load_model(_tiny_encoder, cache_dir=_home / "packed")
-            encoder = serve_loaded_encoder(DEFAULT_EMBEDDING_MODEL, embedding, settings)
-            encoders.append(encoder)
-            models = ServedModels([model], encoders=ServedEncoders([encoder]))
+        if not started:
+            flags = {"crush.threads": 1, "crush.kv_cache_tokens": 4096, "store.home": str(_server_home)}
+            settings = load_settings(flags=flags)
+            models = start_models(settings, [DEFAULT_MODEL, DEFAULT_EMBEDDING_MODEL], None, None)
+            models.aliases = ModelAliases()
+            started.append(models)
             parts: list[ServerPart] = [
                 Observability(models, settings.observability),
                 ResponseCache(models, CacheSettings(semantic="asked")),
@@ -128,5 +131,5 @@ def server_port(
 
     yield start
     asyncio.run(database.close())
-    for running in [*engines, *encoders]:
-        running.close()
+    for models in started:
+        asyncio.run(models.pool.close())

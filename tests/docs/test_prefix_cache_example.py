@@ -6,7 +6,7 @@ import string
 from dataclasses import asdict
 
 from glm_crush.engine.block_pool import BlockPool
-from glm_crush.engine.build import _BLOCK_SIZE
+from glm_crush.engine.memory_plan import BLOCK_SIZE
 from glm_crush.engine.prefix_cache import PrefixCache
 from glm_crush.engine.request import Request
 from glm_crush.engine.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
@@ -96,4 +96,4 @@ def test_the_misses_of_the_page_are_explained_as_the_cache_explains_them() -> No
 
 
 def test_the_numbers_in_the_page_are_those_of_the_code() -> None:
-    assert f"blocks of {_BLOCK_SIZE} tokens" in " ".join(PAGE.split())
+    assert f"blocks of {BLOCK_SIZE} tokens" in " ".join(PAGE.split())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from glm_crush.engine.block_pool import BlockPool
-from glm_crush.engine.build import _BLOCK_SIZE, _MAX_DECODE_STEPS
+from glm_crush.engine.build import _MAX_DECODE_STEPS
 from glm_crush.engine.cache_plan import _MIN_DEFAULT_TOKENS
+from glm_crush.engine.memory_plan import BLOCK_SIZE
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.request import Request
 from glm_crush.engine.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
@@ -59,7 +60,7 @@ def test_the_steps_and_blocks_of_the_engine_page_are_what_the_scheduler_does() -
 
 def test_the_numbers_in_the_engine_page_are_those_of_the_code() -> None:
     text = " ".join(ENGINE.split())
-    assert f"blocks of {_BLOCK_SIZE} tokens" in text
+    assert f"blocks of {BLOCK_SIZE} tokens" in text
     assert f"up to {_MAX_DECODE_STEPS} tokens for each" in text
     assert f"at least {_MIN_DEFAULT_TOKENS:,} tokens" in text
     pacer = DecodePacer(max_steps=100)

@@ -112,7 +112,8 @@ def test_texts_are_embedded_in_batches_too(start_server: Any, glm_home: Path, tm
         lines = [line("a", url="/v1/embeddings", input="Hi", model="tiny-embed")]
         batch = ended(client, create(client, lines, "/v1/embeddings"))
         [output] = records(client, batch.output_file_id)
-    encoders.close()
+    for encoder in encoders:
+        encoder.close()
     assert output["response"]["body"]["data"][0]["object"] == "embedding"
     assert batch.usage.input_tokens > 0
 

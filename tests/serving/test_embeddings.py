@@ -35,7 +35,8 @@ def encoders(embedding_model: ServedEncoder, tmp_path: Path) -> Iterator[ServedE
     reranker = serve_loaded_encoder("tiny-rank", loaded_encoder(tmp_path / "rank", **RERANKER), SETTINGS)
     encoders = ServedEncoders([embedding_model, reranker])
     yield encoders
-    encoders.close()
+    for encoder in encoders:
+        encoder.close()
 
 
 def client(server: Any) -> openai.OpenAI:
@@ -212,7 +213,8 @@ def test_encoders_are_listed_with_what_they_can_do(start_server: Start, encoders
 def test_a_stopped_encoder_is_a_503_and_not_ready(start_server: Start, encoders: ServedEncoders) -> None:
     server = start_server(encoders=encoders)
     assert httpx2.get(f"{server.url}/ready").json()["models"] == ["scripted", "tiny-embed", "tiny-rank"]
-    encoders.close()
+    for encoder in encoders:
+        encoder.close()
     reply = post(server, "/v1/embeddings", input="a")
     assert reply.status_code == 503
     assert "retry-after" in reply.headers

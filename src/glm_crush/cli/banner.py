@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from glm_crush.serving.served_encoder import ServedEncoder
-    from glm_crush.serving.served_model import ServedModel
+    from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["banner"]
 
 
-def banner(url: str, model: ServedModel | ServedEncoder, *, needs_key: bool) -> list[Text]:
+def banner(url: str, models: ServedModels, *, needs_key: bool) -> list[Text]:
     """A curl line, an OpenAI client line and the chat command, ready to be copied: print them with soft wrapping."""
     from rich.markup import escape
     from rich.text import Text
 
     from glm_crush.serving.served_model import ServedModel
 
+    model, *others = (resident.served for resident in models.pool.residents())
     key = "KEY" if needs_key else "none"
     header = " -H 'authorization: Bearer KEY'" if needs_key else ""
     generates = isinstance(model, ServedModel)
@@ -30,6 +30,9 @@ def banner(url: str, model: ServedModel | ServedEncoder, *, needs_key: bool) -> 
         ("chat", f"glm chat --url {url}{' --api-key KEY' if needs_key else ''}"),
         ("API", f"{url}/docs"),
     ]
+    stored = len(models.not_loaded())
+    beside = [other.name for other in others] + ([f"{stored} more of the store on demand"] if stored else [])
+    lines += [("models", ", ".join([model.name, *beside]))] if beside else []
     if not generates:
         lines = [line for line in lines if line[0] != "chat"]
     length = model.context_length if isinstance(model, ServedModel) else model.encoder.max_length

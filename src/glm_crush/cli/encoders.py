@@ -1,6 +1,6 @@
 """Embedding models and rerankers for the verbs: found, fetched if they are the default, packed, loaded.
 
-Above: `embed`, `rerank`, `serve`. Below: `models`, the engine, serving.
+Above: `embed`, `rerank`. Below: `models`, the engine.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from glm_crush.engine.encoder_protocols import Reranker
     from glm_crush.models.loader import LoadedModel
     from glm_crush.models.sentence import Pooling
-    from glm_crush.serving.served_encoder import ServedEncoders
 
-__all__ = ["load_encoder", "open_embedder", "open_reranker", "serve_encoders"]
+__all__ = ["load_encoder", "open_embedder", "open_reranker"]
 
 
 def load_encoder(settings: Settings, name: str, pooling: Pooling | None = None) -> LoadedModel:
@@ -68,15 +67,3 @@ def open_reranker(settings: Settings, name: str | None) -> Reranker:
     if encoder.readout.task == "embed":
         return CosineReranker(NativeEmbedder(name, encoder, loaded.compiled.sentence))
     return CrossEncoderReranker(name, encoder)
-
-
-def serve_encoders(settings: Settings, *, first: tuple[str, LoadedModel] | None = None) -> ServedEncoders:
-    """The configured embedding model and reranker, started, after `first`; the caller closes them."""
-    from glm_crush.serving.local_encoder import serve_loaded_encoder
-    from glm_crush.serving.served_encoder import ServedEncoders
-
-    names = (settings.encoders.embedding_model, settings.encoders.reranker_model)
-    named = [(name, load_encoder(settings, name)) for name in names if name is not None]
-    if first is not None:
-        named = [first, *named]
-    return ServedEncoders(serve_loaded_encoder(name, loaded, settings) for name, loaded in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,7 @@ __all__ = [
     "ThreadsOption",
     "WeightFormat",
     "WeightFormatOption",
+    "duration",
     "lora_modules",
     "root_options",
     "settings_from",
@@ -164,6 +166,24 @@ def lora_modules(given: list[str] | None) -> list[tuple[str, Path]]:
             raise typer.BadParameter(f"{text!r} is not NAME=PATH", param_hint="--lora")
         modules.append((name.strip(), Path(path.strip()).expanduser().absolute()))
     return modules
+
+
+def duration(text: str | None, option: str) -> float | str | None:
+    """Seconds from text such as 90, 5m or 1h30m; negative ones are for ever, which settings call "none".
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if text is None:
+        return None
+    from glm_crush.errors import InvalidParameterError
+    from glm_crush.serving.keep_alive import keep_alive_seconds
+
+    try:
+        seconds = keep_alive_seconds(text)
+    except InvalidParameterError:
+        raise typer.BadParameter(f"{text!r} is no duration such as 90, 5m or 1h30m", param_hint=option) from None
+    return "none" if seconds == math.inf else seconds
 
 
 def settings_from(ctx: typer.Context, **flags: object) -> Settings:

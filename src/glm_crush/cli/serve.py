@@ -1,4 +1,4 @@
-"""`glm serve`: every protocol over one model, with embedding models and rerankers beside it."""
+"""`glm serve`: every protocol over one model or several, with embedding models and rerankers beside them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from glm_crush.cli.options import (
     SpeculationOption,
     ThreadsOption,
     WeightFormatOption,
+    duration,
     lora_modules,
     settings_from,
 )
@@ -32,7 +33,13 @@ __all__ = ["serve"]
 
 def serve(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="A store name or a path; default: the default model.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Store names or paths, or NAME=PATH; the first is what requests get that name none.",
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0 = any free one.")] = None,
     grpc_port: Annotated[
@@ -45,7 +52,21 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option("--api-key", help="Key that clients must send; needed off loopback.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What clients call the model.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What clients call the first model.")] = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="Keep these models in memory until the server ends.")
+    ] = None,
+    load_on_demand: Annotated[
+        bool | None,
+        typer.Option("--load-on-demand/--no-load-on-demand", help="Load other models of the store when asked."),
+    ] = None,
+    model_memory: Annotated[
+        str | None, typer.Option("--model-memory", metavar="BYTES", help="For all models together, e.g. 8G.")
+    ] = None,
+    model_ttl: Annotated[
+        str | None,
+        typer.Option("--model-ttl", metavar="DURATION", help="How long others stay idle, e.g. 5m; -1 = for ever."),
+    ] = None,
     context_length: Annotated[
         str | None, typer.Option("--context", "-c", metavar="TOKENS", help="Longest prompt and reply, e.g. 8k.")
     ] = None,
@@ -75,7 +96,7 @@ def serve(
     lora: LoraModulesOption = None,
     reranker: Annotated[str | None, typer.Option("--reranker", help="A cross-encoder to serve beside it.")] = None,
 ) -> None:
-    """Serve a model: OpenAI, Anthropic and Ollama APIs, WebSocket, GraphQL, MCP, and gRPC with --grpc-port.
+    """Serve models: OpenAI, Anthropic and Ollama APIs, WebSocket, GraphQL, MCP, and gRPC with --grpc-port.
 
     Ctrl-C stops: running requests may finish first.
     """
@@ -106,6 +127,10 @@ def serve(
         crush__context_policy=context_policy,
         encoders__embedding_model=embedding_model,
         encoders__reranker_model=reranker,
+        serving__pin=pin,
+        serving__load_on_demand=load_on_demand,
+        serving__model_memory_bytes=model_memory,
+        serving__model_ttl_seconds=duration(model_ttl, "--model-ttl"),
     )
     settings = load()
     with ExitStack() as held:
@@ -115,54 +140,37 @@ def serve(
             spawned = SpawnedChild(preload="glm_crush.engine.build")
             held.callback(spawned.discard)
         from glm_crush.cli.console import standard_error
-        from glm_crush.cli.encoders import serve_encoders
-        from glm_crush.cli.models import find_model, load_packed, open_store
+        from glm_crush.cli.models import open_store
+        from glm_crush.cli.serve_models import start_models
         from glm_crush.serving.adapters import LoraAdapters
         from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
         from glm_crush.serving.graphql.part import GraphqlPart
         from glm_crush.serving.grpc.part import GrpcPart
         from glm_crush.serving.guard.part import GuardPart
-        from glm_crush.serving.local_model import serve_loaded_model
         from glm_crush.serving.mcp.part import McpPart
-        from glm_crush.serving.model_alias import ModelAliases
         from glm_crush.serving.observability.logs import configure_logs, log_level_change
         from glm_crush.serving.observability.part import Observability
         from glm_crush.serving.part import ServerPart
         from glm_crush.serving.reloading.reloading import Reloading
         from glm_crush.serving.response_cache.part import ResponseCache
-        from glm_crush.serving.served_models import ServedModels
         from glm_crush.serving.server import bind, run_server, server_url
         from glm_crush.serving.websocket.part import WebSocketPart
         from glm_crush.storage.lazy import LazyDatabase
 
         check_exposure(settings)
         configure_logs(settings.api.log_level, settings.observability.log_format)
-        wanted = model or settings.model.name
         bound = held.enter_context(bind(settings.api))
         second = settings.api.ollama_port
         also = [] if second is None else [held.enter_context(bind(settings.api, second))]
-        loaded = load_packed(settings, find_model(settings, wanted))
-        served, engine = None, None
-        if loaded.compiled.readout.task == "generate":
-            served, engine = serve_loaded_model(name or wanted, loaded, settings, spawned=spawned)
-        elif spawned is not None:
-            spawned.discard()
+        models = start_models(settings, given or [], name, spawned)
 
         def grpc_ready(port: int) -> None:
             standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
 
         database = LazyDatabase(settings.storage, settings.store.home)
-        encoders = serve_encoders(settings, first=None if served else (name or wanted, loaded))
-        aliases = ModelAliases(settings.store.home / "aliases")
-        models = ServedModels([served] if served else [], aliases, encoders)
         for lora_name, lora_path in adapters:
             LoraAdapters(models).load(lora_name, lora_path, models.default)
-
-        def stop() -> None:
-            if engine is not None:
-                engine.close()
-            encoders.close()
 
         observability = Observability(models, settings.observability)
         parts: list[ServerPart] = [observability, WebSocketPart(models)]
@@ -189,14 +197,13 @@ def serve(
             database=database,
             store=open_store(settings),
             parts=parts,
-            on_shutdown=stop,
             reloading=reloading,
         )
 
         def ready(url: str) -> None:
             from glm_crush.cli.banner import banner
 
-            for line in banner(url, served or next(iter(encoders)), needs_key=settings.api.key is not None):
+            for line in banner(url, models, needs_key=settings.api.key is not None):
                 standard_error().print(line, soft_wrap=True)
             for listener in also:
                 second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)

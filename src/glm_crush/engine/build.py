@@ -13,12 +13,13 @@ from glm_crush.config import CrushSettings, KvDtype
 from glm_crush.engine.adapters import AdapterExecutor, Adapters
 from glm_crush.engine.block_pool import BlockPool
 from glm_crush.engine.build_drafter import find_next_token_layer, keeping_hidden, make_draft_model
-from glm_crush.engine.cache_plan import CachePlan, kv_bytes_per_token, kv_dtype_beside, plan_cache
+from glm_crush.engine.cache_plan import CachePlan, kv_dtype_beside
 from glm_crush.engine.deadlines import Deadlines
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.fair_share import FairShare, tenant_weights
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.machine import available_memory_bytes, physical_cores, release_free_memory
+from glm_crush.engine.memory_plan import BLOCK_SIZE, plan_memory
 from glm_crush.engine.mtp import LayerExecutor, ModelExecutor, NextTokenLayer
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_cache import PrefixCache
@@ -36,7 +37,6 @@ from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
 
 __all__ = ["BuiltEngine", "MakeExecutor", "build_engine"]
 
-_BLOCK_SIZE = 16
 # Most tokens that one call draws per request: beyond this the saving is small and a reply's end is computed in vain.
 _MAX_DECODE_STEPS = 8
 # Left to the rest of the process and of the machine.
@@ -92,15 +92,8 @@ def build_engine(
     settings = replace(settings, kv_dtype=kv_dtype_beside(loaded.packed.weight_formats(), settings.kv_dtype))
     layer = find_next_token_layer(settings, loaded)
     models = [model for model in (loaded, draft, layer) if model is not None]
-    cache = plan_cache(
-        max_position=loaded.compiled.max_position,
-        bytes_per_token=sum(kv_bytes_per_token(model.compiled.program, settings.kv_dtype) for model in models),
-        block_size=_BLOCK_SIZE,
-        max_context=max_context,
-        kv_cache_tokens=settings.kv_cache_tokens,
-        budget_bytes=int(available_memory_bytes() * (1 - _SPARE_SHARE))
-        - sum(packed.weight_bytes for packed in {id(model.packed): model.packed for model in models}.values()),
-    )
+    budget_bytes = int(available_memory_bytes() * (1 - _SPARE_SHARE))
+    cache = plan_memory(models, settings, max_context=max_context, budget_bytes=budget_bytes).cache
     make_executor = make_executor or _native_executor
     executor = make_executor(loaded if layer is None else keeping_hidden(loaded), settings, cache)
     limits = SchedulerLimits(
@@ -115,13 +108,13 @@ def build_engine(
     def make_detokenizer(prompt_token_ids: Sequence[int], skip_special_tokens: bool) -> Detokenizer:
         return IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=prompt_token_ids)
 
-    pool = BlockPool(cache.num_blocks, _BLOCK_SIZE)
+    pool = BlockPool(cache.num_blocks, BLOCK_SIZE)
     eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
     grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
     runner = Runner(
         executor,
         limits,
-        block_size=_BLOCK_SIZE,
+        block_size=BLOCK_SIZE,
         vocab_size=vocab_size,
         adapters=Adapters(
             cast("AdapterExecutor", executor),
@@ -135,7 +128,7 @@ def build_engine(
             cast("ModelExecutor", executor),
             cast("LayerExecutor", make_executor(layer, settings, cache)),
             limits,
-            block_size=_BLOCK_SIZE,
+            block_size=BLOCK_SIZE,
             vocab_size=vocab_size,
             grammars=runner.grammars,
         )

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from glm_crush.config import CrushSettings, EncoderSettings
+from glm_crush.engine.cache_plan import kv_bytes_per_token
 from glm_crush.engine.encoder_runner import EncoderExecutor, EncoderRunner
 from glm_crush.engine.machine import physical_cores, release_free_memory
 from glm_crush.errors import ConfigError, ContextLengthError, InvalidParameterError, UnsupportedModelError
@@ -17,7 +19,7 @@ from glm_crush.models.loader import LoadedModel
 from glm_crush.tokenizer.encoded_text import EncodedText
 from glm_crush.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Encoder", "MakeEncoderExecutor", "TextInput", "build_encoder"]
+__all__ = ["Encoder", "MakeEncoderExecutor", "TextInput", "build_encoder", "encoder_cache_bytes"]
 
 TextInput = str | Sequence[int]
 
@@ -118,10 +120,7 @@ def build_encoder(
         raise UnsupportedModelError(
             f"family {compiled.family} generates text; load it with a pooling to use it as an embedding model"
         )
-    max_length = _max_length(loaded, settings)
-    batch_tokens = max(settings.max_num_batched_tokens, max_length)
-    # Texts of a token or two would otherwise bring as many sequences as tokens.
-    batch_texts = max(1, batch_tokens // 4)
+    max_length, batch_tokens, batch_texts = _lengths(loaded, settings)
     runner = EncoderRunner(
         (make_executor or _native_executor)(loaded, crush, batch_tokens, batch_texts),
         compiled.readout,
@@ -133,6 +132,34 @@ def build_encoder(
     tokenizer = loaded.tokenizer
     release_free_memory()  # what loading took for a moment
     return Encoder(runner, tokenizer, max_length, compiled.program.vocab_size)
+
+
+def encoder_cache_bytes(loaded: LoadedModel, settings: EncoderSettings) -> int:
+    """What the keys and values of one call take at most.
+
+    Raises:
+        ConfigError: `max_length` is more than the model takes.
+    """
+    _, batch_tokens, batch_texts = _lengths(loaded, settings)
+    num_tokens = _num_blocks(batch_tokens, batch_texts) * _BLOCK_SIZE
+    return num_tokens * kv_bytes_per_token(loaded.compiled.program, _kv_dtype(loaded))
+
+
+def _lengths(loaded: LoadedModel, settings: EncoderSettings) -> tuple[int, int, int]:
+    """Longest text, and tokens and texts of one call."""
+    max_length = _max_length(loaded, settings)
+    batch_tokens = max(settings.max_num_batched_tokens, max_length)
+    # Texts of a token or two would otherwise bring as many sequences as tokens.
+    return max_length, batch_tokens, max(1, batch_tokens // 4)
+
+
+def _num_blocks(batch_tokens: int, batch_texts: int) -> int:
+    return batch_tokens // _BLOCK_SIZE + batch_texts + 1
+
+
+def _kv_dtype(loaded: LoadedModel) -> Literal["f32", "bf16"]:
+    """Exact only where all else is; not int8: nothing stays in it."""
+    return "f32" if loaded.packed.weight_formats() == {"f32"} else "bf16"
 
 
 def _max_length(loaded: LoadedModel, settings: EncoderSettings) -> int:
@@ -154,8 +181,8 @@ def _native_executor(loaded: LoadedModel, crush: CrushSettings, batch_tokens: in
         loaded.compiled.program,
         loaded.packed,
         num_threads=crush.threads or physical_cores(),
-        num_blocks=batch_tokens // _BLOCK_SIZE + batch_texts + 1,
+        num_blocks=_num_blocks(batch_tokens, batch_texts),
         max_tokens=batch_tokens,
-        kv_dtype="f32" if loaded.packed.weight_formats() == {"f32"} else "bf16",  # not int8: nothing stays in it
+        kv_dtype=_kv_dtype(loaded),
         kernels=crush.force_kernels,
     )

@@ -6,9 +6,7 @@ Above: `app.py`, `glm serve --lora`. Below: `ServedModels`, and the engine that 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 from starlette.requests import Request
@@ -18,21 +16,10 @@ from glm_crush.errors import InvalidParameterError, ModelError, ModelNotFoundErr
 from glm_crush.serving.json_http import StrictModel, read_request
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
-from glm_crush.serving.served_model import ServedModel
+from glm_crush.serving.served_model import AdapterEngine, ServedModel
 from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["LoraAdapters", "adapter_routes"]
-
-
-@runtime_checkable
-class AdapterEngine(Protocol):
-    """An engine that takes adapters; both calls block."""
-
-    def load_adapter(self, name: str, path: str | Path) -> None:
-        """Make an adapter known by a name."""
-
-    def unload_adapter(self, name: str) -> None:
-        """Forget it; refused while a request uses it."""
 
 
 class LoadLoraRequest(StrictModel):
@@ -89,8 +76,7 @@ class LoraAdapters:
     async def post_load(self, http: Request) -> Response:
         """Load an adapter and list it as a model."""
         request = await read_request(LoadLoraRequest, http)
-        base = await self._models.find(request.base_model_name)
-        async with self._lock:
+        async with self._lock, self._models.use(request.base_model_name) as base:
             await asyncio.to_thread(self.load, request.lora_name, request.lora_path, base)
         return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
 
@@ -107,7 +93,7 @@ class LoraAdapters:
         Raises:
             InvalidParameterError: the name is taken, or the adapter is none for this model; says why.
         """
-        if name == "default" or name in self._models.names() or name in self._models.encoders:
+        if name == "default" or name in self._models or name in self._models.encoders:
             raise InvalidParameterError(
                 f"lora_name is {name!r:.100}, which is served already; choose another name", parameter="lora_name"
             )
@@ -120,8 +106,7 @@ class LoraAdapters:
             engine.load_adapter(name, path)
         except ModelError as error:
             raise InvalidParameterError(f"lora_path: {error}", parameter="lora_path") from error
-        parent = base.name if base.parent is None else base.parent
-        self._models.add_adapter(replace(base, name=name, adapter=name, parent=parent, root=str(path)))
+        self._models.add_adapter(name, path, base)
 
     def unload(self, name: str) -> None:
         """Stop serving an adapter; blocks.
@@ -130,9 +115,10 @@ class LoraAdapters:
             ModelNotFoundError: there is none of that name.
             InvalidParameterError: requests use it.
         """
-        model = self._models.adapter(name)
-        if model is None:
+        if not self._models.has_adapter(name):
             raise ModelNotFoundError(f"there is no adapter {name!r:.100} here; GET /v1/models lists them")
-        assert isinstance(model.engine, AdapterEngine)
-        model.engine.unload_adapter(name)
+        model = self._models.adapter(name)
+        if model is not None:
+            assert isinstance(model.engine, AdapterEngine)
+            model.engine.unload_adapter(name)
         self._models.remove_adapter(name)

@@ -29,6 +29,7 @@ from glm_crush.serving.health import health_routes
 from glm_crush.serving.in_process import InProcessCaller
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.middleware import ApiMiddleware
+from glm_crush.serving.model_pool.part import ModelPoolPart
 from glm_crush.serving.ollama.routes import OLLAMA_ERRORS, ollama_routes
 from glm_crush.serving.openai.routes import openai_routes
 from glm_crush.serving.openai.stored import StoredApis
@@ -69,7 +70,7 @@ def create_app(
     door = build_gateway(settings, limits, database)
     # What runs in the background is stopped before the gateway writes its last records.
     stored = None if database is None else StoredApis(served, database, settings)
-    parts = [*parts, door, *(() if stored is None else (stored,)), *(() if reloading is None else (reloading,))]
+    parts = [ModelPoolPart(served), *parts, door, *(part for part in (stored, reloading) if part is not None)]
     pages = WelcomePages(limits)
     if reloading is not None:
         reloading.add(pages.live_change(), *(change for part in parts for change in part.live_changes()))

@@ -103,7 +103,7 @@ def _type(status: int) -> str:
 def _parameter(error: errors.GlmError) -> str | None:
     if isinstance(error, errors.RequestError):
         return error.parameter
-    if isinstance(error, errors.ModelNotFoundError):
+    if isinstance(error, (errors.ModelNotFoundError, errors.ModelTooLargeError, errors.ModelLoadError)):
         return "model"
     return "messages" if isinstance(error, errors.TemplateError) else None
 
@@ -114,7 +114,7 @@ def _retry_headers(error: errors.GlmError) -> dict[str, str]:
         if error.retry_after_seconds is None:
             return {"x-should-retry": "false"}
         seconds = error.retry_after_seconds
-    elif isinstance(error, errors.OverloadedError):
+    elif isinstance(error, (errors.OverloadedError, errors.ModelLoadError)):
         seconds = error.retry_after_seconds
     elif isinstance(error, errors.BlobTooLargeError):
         return {}

@@ -62,9 +62,8 @@ class Health:
         stopped += [encoder.name for encoder in self._models.encoders if not encoder.is_alive]
         if stopped:
             return json_response({"status": "not ready", "stopped": stopped}, status=503)
-        return json_response(
-            {"status": "ready", "models": [*self._models.names(), *(encoder.name for encoder in self._models.encoders)]}
-        )
+        names = [model.name for model in self._models] + [encoder.name for encoder in self._models.encoders]
+        return json_response({"status": "ready", "models": names})
 
     async def version(self, _: Request) -> Response:
         """The installed version."""

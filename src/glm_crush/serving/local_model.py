@@ -5,6 +5,7 @@ Above: `glm serve`. Below: `engine`, `chat`, `models`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def serve_loaded_model(
     *,
     make_executor: MakeExecutor | None = None,
     spawned: SpawnedChild | None = None,
+    on_start: Callable[[EngineProcess], None] | None = None,
 ) -> tuple[ServedModel, AsyncEngine | EngineProcess]:
     """Start an engine for a loaded model, in a process of its own or in a thread; the caller closes the engine.
 
@@ -43,6 +45,7 @@ def serve_loaded_model(
         settings: engine, context, and where the engine runs.
         make_executor: what runs the model, in this process; None = the native executor.
         spawned: the process for the engine, where it has been started; taken over if it is used.
+        on_start: told of the engine's process before it has loaded the model, to be able to close it.
 
     Raises:
         ConfigError: settings, model and memory do not go together.
@@ -52,6 +55,8 @@ def serve_loaded_model(
     grammars: Grammars
     if settings.api.engine_process and make_executor is None:
         engine = grammars = _start_engine_process(loaded, settings, spawned)
+        if on_start is not None:
+            on_start(engine)
         codec, replies = _codec(loaded)  # meanwhile the child loads the model too
         max_context = _context_of(engine)
         release_free_memory()  # what loading took for a moment

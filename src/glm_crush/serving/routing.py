@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.middleware import Receive, Scope, Send
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.served_model import ServedModel
@@ -35,19 +34,15 @@ def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
     ]
 
 
-async def hold_model(models: ServedModels, name: str | None, http: Request) -> ServedModel:
+async def hold_model(
+    models: ServedModels, name: str | None, http: Request, *, keep_alive: float | None = None
+) -> ServedModel:
     """The model a request names, in use until the whole response has been sent, however long it streams.
 
-    Raises:
-        ModelNotFoundError: this server has no model of that name.
-        AccessDeniedError: the caller's key is not for it.
+    Raises: as `ServedModels.use`.
     """
     held: AsyncExitStack = http.scope["glm_crush.held"]
-    model = await held.enter_async_context(models.use(name))
-    admission = current_admission()
-    if admission is not None:
-        admission.check_model(model.name)
-    return model
+    return await held.enter_async_context(models.use(name, keep_alive=keep_alive))
 
 
 class _Holding:

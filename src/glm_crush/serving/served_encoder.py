@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -21,8 +21,11 @@ from glm_crush.engine.encoder_runner import Float32
 from glm_crush.engine.reranker import relevance, unit_vectors
 from glm_crush.errors import InvalidParameterError, ModelNotFoundError
 from glm_crush.models.sentence import SentenceConfig
+from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.gateway.metering import metered_prompt
 from glm_crush.serving.model_details import ModelDetails
+from glm_crush.serving.model_pool.pool import ModelPool, WrongKindError
+from glm_crush.serving.model_pool.resident import Kind, Resident
 from glm_crush.tokenizer.encoded_text import EncodedText
 
 __all__ = ["EmbeddedTexts", "ScoredPairs", "ServedEncoder", "ServedEncoders"]
@@ -73,6 +76,11 @@ class ServedEncoder:
     def is_reranker(self) -> bool:
         """Whether it reads a pair and gives one number."""
         return self.task == "classify" and len(self.encoder.readout.labels) == 1
+
+    @property
+    def kind(self) -> Kind:
+        """What a pool calls it."""
+        return "embedding" if self.task == "embed" else "reranker" if self.is_reranker else "classifier"
 
     @property
     def is_alive(self) -> bool:
@@ -152,56 +160,90 @@ class ServedEncoder:
 
 Wanted = Literal["embedding model", "reranker"]
 
+_ENCODERS: frozenset[Kind] = frozenset(("embedding", "reranker", "classifier"))
+_KINDS: Mapping[Wanted, frozenset[Kind]] = MappingProxyType(
+    {"embedding model": frozenset(("embedding",)), "reranker": frozenset(("embedding", "reranker"))}
+)
+
 
 class ServedEncoders:
-    """Encoders in the order in which they are listed."""
+    """Encoders in the order in which they are listed.
 
-    def __init__(self, encoders: Iterable[ServedEncoder] = ()) -> None:
-        self._encoders = {encoder.name: encoder for encoder in encoders}
-        self._num_users: Counter[str] = Counter()
+    Args:
+        encoders: those that are in memory already.
+        pool: where encoders are and come from; None = one of its own.
+    """
+
+    def __init__(self, encoders: Iterable[ServedEncoder] = (), pool: ModelPool | None = None) -> None:
+        self.pool = pool or ModelPool()
+        for encoder in encoders:
+            size = encoder.details.size_bytes
+            self.pool.adopt(Resident(name=encoder.name, kind=encoder.kind, served=encoder, weight_bytes=size))
 
     def __iter__(self) -> Iterator[ServedEncoder]:
-        return iter(list(self._encoders.values()))
+        """The loaded ones."""
+        served = (resident.served for resident in self.pool.residents())
+        return iter([encoder for encoder in served if isinstance(encoder, ServedEncoder)])
 
     def __contains__(self, name: str) -> bool:
-        return name in self._encoders
+        """Whether an encoder of this name is loaded, or has been and can be again."""
+        return self.pool.kind(name) in _ENCODERS and self.pool.has(name)
 
     async def find(self, name: str | None, wanted: Wanted) -> ServedEncoder:
-        """The encoder a request names, or the first that fits; for reranking an embedding model does too.
+        """The loaded encoder a request names, or the first that fits; for reranking an embedding model does too.
 
         Raises:
             ModelNotFoundError: there is none of that name, or none that fits.
         """
-        fitting = [encoder for encoder in self._encoders.values() if encoder.task == "embed"]
-        if wanted == "reranker":
-            fitting = [encoder for encoder in self._encoders.values() if encoder.is_reranker] + fitting
-        known = ", ".join(encoder.name for encoder in fitting)
-        if not name or (name == "default" and name not in self._encoders):
+        fitting = self._fitting(wanted)
+        if not name or (name == "default" and name not in self):
             if fitting:
                 return fitting[0]
             raise ModelNotFoundError(
                 f"no {wanted} is served here; start the server with one: `glm serve --embedding-model minilm`"
             )
-        if name not in self._encoders or self._encoders[name] not in fitting:
-            served = f"; there is {known}" if known else "; start the server with `--embedding-model` or `--reranker`"
-            raise ModelNotFoundError(f"no {wanted} {name!r} is served here{served}")
-        return self._encoders[name]
+        for encoder in fitting:
+            if encoder.name == name:
+                return encoder
+        raise self._not_found(name, wanted)
 
     @asynccontextmanager
-    async def use(self, name: str | None, wanted: Wanted) -> AsyncIterator[ServedEncoder]:
-        """The encoder a request names, counted as in use until the block ends. Raises as `find` does."""
-        encoder = await self.find(name, wanted)
-        self._num_users[encoder.name] += 1
+    async def use(
+        self, name: str | None, wanted: Wanted, *, keep_alive: float | None = None
+    ) -> AsyncIterator[ServedEncoder]:
+        """The encoder a request names, loaded if need be, held until the block ends.
+
+        Args:
+            name: None, empty and "default" are the first that fits.
+            wanted: what it is for.
+            keep_alive: seconds that it stays loaded after its last use from now on; None = as before.
+
+        Raises:
+            ModelNotFoundError: there is none of that name, or none that fits. AccessDeniedError: the key is not for it.
+            ModelTooLargeError, ModelLoadError, OverloadedError: see `ModelPool.lease`.
+        """
+        if not name or (name == "default" and name not in self) or not self.pool.has(name):
+            name = (await self.find(name, wanted)).name
+        admission = current_admission()
+        if admission is not None:
+            admission.check_model(name)  # before anything is loaded for it, or has to go
         try:
-            yield encoder
-        finally:
-            self._num_users[encoder.name] -= 1
+            async with self.pool.lease(name, _KINDS[wanted], keep_alive=keep_alive) as resident:
+                assert isinstance(resident.served, ServedEncoder)
+                yield resident.served
+        except WrongKindError as error:
+            raise self._not_found(name, wanted) from error
 
     def num_users(self, name: str) -> int:
         """How many requests hold the encoder of this name now."""
-        return self._num_users[name]
+        slot = self.pool.residency.get(name)
+        return 0 if slot is None else slot.num_users
 
-    def close(self) -> None:
-        """Stop all of them."""
-        for encoder in self:
-            encoder.close()
+    def _fitting(self, wanted: Wanted) -> list[ServedEncoder]:
+        found = [encoder for encoder in self if encoder.kind == "embedding"]
+        return [encoder for encoder in self if encoder.is_reranker] + found if wanted == "reranker" else found
+
+    def _not_found(self, name: str | None, wanted: Wanted) -> ModelNotFoundError:
+        known = ", ".join(encoder.name for encoder in self._fitting(wanted))
+        served = f"; there is {known}" if known else "; start the server with `--embedding-model` or `--reranker`"
+        return ModelNotFoundError(f"no {wanted} {name!r:.100} is served here{served}")

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from glm_crush.chat.context_policy import ContextPolicy
 from glm_crush.chat.conversation_summary import SummaryCache
@@ -25,7 +26,16 @@ from glm_crush.serving.priority import current_priority
 from glm_crush.serving.turn_guard import TurnGuard
 from glm_crush.types import Message, SamplingParams, StructuredOutput
 
-__all__ = ["ChatPrompt", "Generation", "GenerationEngine", "Grammars", "ServedModel", "TextCodec", "Watch"]
+__all__ = [
+    "AdapterEngine",
+    "ChatPrompt",
+    "Generation",
+    "GenerationEngine",
+    "Grammars",
+    "ServedModel",
+    "TextCodec",
+    "Watch",
+]
 
 # Rendering and encoding less than this takes well under a millisecond: not worth a thread switch.
 _INLINE_CHARACTERS = 2_000
@@ -59,6 +69,17 @@ class GenerationEngine(Protocol):
     def is_alive(self) -> bool:
         """Whether new requests can be answered."""
         ...
+
+
+@runtime_checkable
+class AdapterEngine(Protocol):
+    """An engine that takes LoRA adapters; both calls block."""
+
+    def load_adapter(self, name: str, path: str | Path) -> None:
+        """Make an adapter known by a name."""
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget it; refused while a request uses it."""
 
 
 class Watch(Protocol):

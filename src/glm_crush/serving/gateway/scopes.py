@@ -23,7 +23,7 @@ SCOPES: Mapping[str, str] = MappingProxyType(
         "tokenize": "tokenize, detokenize, render, count tokens",
         "moderate": "moderations",
         "files": "files and batches",
-        "manage": "pull, copy, create and delete models; load and unload adapters",
+        "manage": "pull, copy, create and delete models; load and unload models and adapters",
         "metrics": "metrics and load",
         "admin": "applications, keys, usage, audit log",
     }
@@ -89,6 +89,7 @@ _GROUPS: Mapping[str, str] = MappingProxyType(
         "/metrics": "metrics",
         "/load": "metrics",
         "/admin": "admin",
+        "/admin/v1/models": "manage",
     }
 )
 

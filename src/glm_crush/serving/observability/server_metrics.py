@@ -21,6 +21,7 @@ from prometheus_client import (
 from glm_crush.serving.middleware import Application, Message, Receive, Scope, Send
 from glm_crush.serving.observability.engine_collector import EngineCollector
 from glm_crush.serving.observability.generation_metrics import GenerationMetrics
+from glm_crush.serving.observability.pool_collector import PoolCollector
 from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["HttpMetrics", "ServerMetrics"]
@@ -38,6 +39,7 @@ class ServerMetrics:
     def __init__(self, models: ServedModels) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(models))
+        self.registry.register(PoolCollector(models.pool))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.generations = GenerationMetrics(self.registry)

@@ -5,8 +5,7 @@ Above: the routes. Below: the served models and the store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -43,12 +42,14 @@ class Catalogue:
         return json_response({"models": rows})
 
     async def ps(self, _: Request) -> Response:
-        """The models that are loaded; a served model stays so until the server ends."""
-        never = datetime(9999, 12, 31, tzinfo=UTC).isoformat().replace("+00:00", "Z")
-        loaded = [model for model in self._models if not self._models.is_alias(model.name)]
-        rows = [_row(model) | {"context_length": model.context_length} for model in loaded]
-        rows += [_row(model) | {"context_length": model.encoder.max_length} for model in self._models.encoders]
-        rows = [row | {"expires_at": never, "size_vram": 0} for row in rows]
+        """The models that are loaded, with what they take of the memory and when they go; adapters go with theirs."""
+        pool = self._models.pool
+        rows = []
+        for resident in pool.residents():
+            for model in [resident.served, *(view for view in resident.views.values() if view.adapter is not None)]:
+                length = model.context_length if isinstance(model, ServedModel) else model.encoder.max_length
+                row = _row(model) | {"size": resident.num_bytes, "context_length": length, "size_vram": 0}
+                rows.append(row | {"expires_at": _expiry(pool.expires_in(resident.name))})
         return json_response({"models": rows})
 
     async def alive(self, _: Request) -> Response:
@@ -63,26 +64,27 @@ class Catalogue:
         """One model: details, template, parameters, what it can do."""
         request = await read_request(ShowRequest, http)
         name = known_name(self._models, given_name(request.model, request.name))
-        if name in self._models.names():
+        alias = self._models.aliases.get(name) if self._models.is_alias(name) else None
+        if name in (model.name for model in self._models):
             model = await self._models.find(name)
-            return json_response(_shown(model, self._models.aliases.get(name), verbose=bool(request.verbose)))
+            return json_response(_shown(model, alias, verbose=bool(request.verbose)))
         encoder_name = known_encoder(self._models, name)
         for encoder in self._models.encoders:
             if encoder.name == encoder_name:
                 return json_response(_shown_encoder(encoder, verbose=bool(request.verbose)))
-        if self._store is not None and any(model.name == name for model in self._store.list()):
-            stored = self._store.show(name)
-            return json_response(
-                {
-                    "modelfile": f"FROM {stored.source}\n",
-                    "parameters": "",
-                    "template": "",
-                    "details": _stored_details(stored),
-                    "model_info": {},
-                    "capabilities": [],
-                    "modified_at": _time(stored.modified),
-                }
-            )
+        known = name if alias is None else alias.base
+        if self._store is not None and any(model.name == known for model in self._store.list()):
+            stored = self._store.show(known)
+            body = {
+                "modelfile": f"FROM {stored.source}\n",
+                "parameters": "",
+                "template": "",
+                "details": _stored_details(stored),
+                "model_info": {},
+                "capabilities": [],
+                "modified_at": _time(stored.modified),
+            }
+            return json_response(body | ({} if alias is None else _alias_fields(alias)))
         raise ModelNotFoundError(f"model {name!r:.100} not found; there is {', '.join(self._models.names())}")
 
 
@@ -134,23 +136,31 @@ def _stored_details(model: StoredModel) -> dict[str, Any]:
 
 
 def _shown(model: ServedModel, alias: ModelAlias | None, *, verbose: bool) -> dict[str, Any]:
-    options: Mapping[str, Any] = {} if alias is None else alias.options
-    template = (None if alias is None else alias.template) or model.details.chat_template or ""
     body: dict[str, Any] = {
-        "modelfile": _modelfile(model, alias),
-        "parameters": "\n".join(f"{name} {value}" for name, values in options.items() for value in _each(values)),
-        "template": template,
-        "details": _details(model) | {"parent_model": "" if alias is None else alias.base},
+        "modelfile": f"FROM {model.name}\n",
+        "parameters": "",
+        "template": model.details.chat_template or "",
+        "details": _details(model),
         "model_info": _model_info(model.details, model.context_length, verbose=verbose),
         "capabilities": _capabilities(model),
         "modified_at": _time(datetime.fromtimestamp(model.created, UTC)),
     }
-    if alias is not None:
-        body |= {"system": alias.system} if alias.system else {}
-        body |= {"license": "\n".join(alias.license)} if alias.license else {}
-        body |= {"messages": list(alias.messages)} if alias.messages else {}
-        body["modified_at"] = alias.created.replace("+00:00", "Z")
-    return body
+    if alias is None:
+        return body
+    return body | _alias_fields(alias) | {"details": _details(model) | {"parent_model": alias.base}}
+
+
+def _alias_fields(alias: ModelAlias) -> dict[str, Any]:
+    """What an alias says beside, or in the place of, its model."""
+    body: dict[str, Any] = {
+        "modelfile": _modelfile(alias),
+        "parameters": "\n".join(f"{name} {value}" for name, values in alias.options.items() for value in _each(values)),
+        "modified_at": alias.created.replace("+00:00", "Z"),
+    }
+    body |= {"template": alias.template} if alias.template else {}
+    body |= {"system": alias.system} if alias.system else {}
+    body |= {"license": "\n".join(alias.license)} if alias.license else {}
+    return body | ({"messages": list(alias.messages)} if alias.messages else {})
 
 
 def _shown_encoder(encoder: ServedEncoder, *, verbose: bool) -> dict[str, Any]:
@@ -196,9 +206,7 @@ def _model_info(details: ModelDetails, context_length: int, *, verbose: bool) ->
     return info | {f"config.{name}": value for name, value in details.config.items()} if verbose else info
 
 
-def _modelfile(model: ServedModel, alias: ModelAlias | None) -> str:
-    if alias is None:
-        return f"FROM {model.name}\n"
+def _modelfile(alias: ModelAlias) -> str:
     lines = [f"FROM {alias.base}"]
     lines += [f'TEMPLATE """{alias.template}"""'] if alias.template else []
     lines += [f'SYSTEM """{alias.system}"""'] if alias.system else []
@@ -215,6 +223,13 @@ def _each(values: object) -> list[object]:
 def _parameter_size(num_parameters: int) -> str:
     billions = num_parameters / 1e9
     return f"{billions:.1f}B" if billions >= 1 else f"{num_parameters / 1e6:.2f}M"
+
+
+def _expiry(seconds: float | None) -> str:
+    """When a model goes if nobody asks for it; never is a long time."""
+    if seconds is None:
+        return _time(datetime(9999, 12, 31, tzinfo=UTC))
+    return _time(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 def _time(moment: datetime) -> str:

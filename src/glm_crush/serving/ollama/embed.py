@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from glm_crush.engine.reranker import unit_vectors
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
-from glm_crush.serving.ollama.keep_alive import keep_alive_seconds
+from glm_crush.serving.keep_alive import keep_alive_seconds
 from glm_crush.serving.ollama.names import known_encoder
 from glm_crush.serving.ollama.options import merged_options, wanted
 from glm_crush.serving.ollama.protocol import EmbeddingFields, EmbeddingsRequest, EmbedRequest
@@ -50,8 +51,7 @@ class Embedding:
             raise InvalidParameterError(
                 f"input holds {len(texts)} texts; give at most {_MOST_INPUTS}", parameter="input"
             )
-        name = known_encoder(self._models, request.model)
-        async with self._models.encoders.use(name, "embedding model") as model:
+        async with self._use(request) as model:
             width = model.encoder.runner.width
             if request.dimensions is not None and request.dimensions > width:
                 raise InvalidParameterError(
@@ -76,24 +76,28 @@ class Embedding:
     async def embeddings(self, http: Request) -> Response:
         """The vector of one text, as the model gives it."""
         request = await read_request(EmbeddingsRequest, http)
-        name = known_encoder(self._models, request.model)
-        async with self._models.encoders.use(name, "embedding model") as model:
+        async with self._use(request) as model:
             texts = [request.prompt] if request.prompt else []
             done = await self._vectors(request, model, texts, http, cut=True)
         if done is None:
             return Response(status_code=499)
         return json_response({"embedding": done.vectors[0].tolist() if texts else []})
 
+    def _use(self, request: EmbeddingFields) -> AbstractAsyncContextManager[ServedEncoder]:
+        name = known_encoder(self._models, request.model)
+        keep_alive = None if request.keep_alive is None else keep_alive_seconds(request.keep_alive)
+        refuse_unless(
+            keep_alive != 0 or not self._models.pool.is_pinned(name),
+            "keep_alive",
+            request.keep_alive,
+            "this model is pinned and stays loaded; give a duration or -1",
+        )
+        return self._models.encoders.use(name, "embedding model", keep_alive=keep_alive)
+
     async def _vectors(
         self, request: EmbeddingFields, model: ServedEncoder, texts: Sequence[str], http: Request, *, cut: bool
     ) -> EmbeddedTexts | None:
         """The vectors; None when the client went away. Texts that are too long are cut only if they may be."""
-        refuse_unless(
-            keep_alive_seconds(request.keep_alive) != 0,
-            "keep_alive",
-            request.keep_alive,
-            "a served model stays loaded; give a duration or -1",
-        )
         longest = model.encoder.max_length
         context_length = wanted(merged_options({}, request.options)).context_length or longest
         if context_length > longest:

@@ -15,8 +15,8 @@ from glm_crush.serving.cache_usage import cache_headers
 from glm_crush.serving.chat_turn import ChatTurn, ParameterNames, TurnRequest, prepare_text, prepare_turn
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
+from glm_crush.serving.keep_alive import keep_alive_seconds
 from glm_crush.serving.model_alias import ModelAlias, model_of
-from glm_crush.serving.ollama.keep_alive import keep_alive_seconds
 from glm_crush.serving.ollama.names import known_name
 from glm_crush.serving.ollama.options import Wanted
 from glm_crush.serving.ollama.protocol import ChatRequest, GenerateRequest, GenerationFields
@@ -52,9 +52,10 @@ class Generation:
         """Answer a conversation."""
         started = time.perf_counter()
         request = await read_request(ChatRequest, http)
-        model = await self._hold(request, http)
+        keep_alive = self._keep_alive(request)
         if not request.messages:
-            return json_response(_loaded(request.model, {"message": {"role": "assistant", "content": ""}}))
+            return await self._load(request, keep_alive, {"message": {"role": "assistant", "content": ""}})
+        model = await self._hold(request, keep_alive, http)
         params, want = sampling_params(request, model, self._defaults(request.model))
         if want.context_length is not None:
             model = replace(model, context_length=want.context_length)
@@ -82,10 +83,11 @@ class Generation:
         """Answer one prompt, or go on from it."""
         started = time.perf_counter()
         request = await read_request(GenerateRequest, http)
-        model = await self._hold(request, http)
+        keep_alive = self._keep_alive(request)
         _refuse_unsupported(request)
         if not request.prompt:
-            return json_response(_loaded(request.model, {"response": ""}))
+            return await self._load(request, keep_alive, {"response": ""})
+        model = await self._hold(request, keep_alive, http)
         params, want = sampling_params(request, model, self._defaults(request.model))
         if request.raw:
             turn = await prepare_text(model, request.prompt, params, answer=answer_form(request), names=_GENERATE_NAMES)
@@ -93,15 +95,35 @@ class Generation:
             turn = await _generate_turn(request, model, params)
         return await self._respond("generate", request, turn, want, http, started)
 
-    async def _hold(self, request: GenerationFields, http: Request) -> ServedModel:
-        """The model, in use until the response has been sent."""
+    def _keep_alive(self, request: GenerationFields) -> float | None:
+        """Seconds; None = as before."""
+        if request.keep_alive is None:
+            return None
+        seconds = keep_alive_seconds(request.keep_alive)
         refuse_unless(
-            keep_alive_seconds(request.keep_alive) != 0,
+            seconds > 0 or not self._models.is_pinned(known_name(self._models, request.model)),
             "keep_alive",
             request.keep_alive,
-            "a served model stays loaded; give a duration or -1",
+            "this model is pinned and stays loaded; give a duration or -1",
         )
-        return await hold_model(self._models, known_name(self._models, request.model), http)
+        return seconds
+
+    async def _hold(self, request: GenerationFields, keep_alive: float | None, http: Request) -> ServedModel:
+        """The model, in use until the response has been sent."""
+        return await hold_model(self._models, known_name(self._models, request.model), http, keep_alive=keep_alive)
+
+    async def _load(self, request: GenerationFields, keep_alive: float | None, piece: dict[str, Any]) -> Response:
+        """Answer a request that only wants the model to be loaded, or to go."""
+        name = known_name(self._models, request.model)
+        reason = "load"
+        if keep_alive == 0:
+            self._models.expire(name)
+            reason = "unload"
+        else:
+            async with self._models.use(name, keep_alive=keep_alive):
+                pass
+        body = {"model": request.model, "created_at": now(), **piece, "done": True, "done_reason": reason}
+        return json_response(body)
 
     def _defaults(self, name: str) -> dict[str, Any]:
         alias = self._models.aliases.get(known_name(self._models, name))
@@ -180,8 +202,3 @@ def _is_begun(messages: list[Message]) -> bool:
     """Whether the last message is the beginning of the reply."""
     last = messages[-1]
     return last["role"] == "assistant" and bool(last["content"]) and not last.get("tool_calls")
-
-
-def _loaded(name: str, piece: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request that only wants the model to be ready."""
-    return {"model": name, "created_at": now(), **piece, "done": True, "done_reason": "load"}

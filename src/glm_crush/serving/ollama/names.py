@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.served_models import ServedModels
@@ -14,19 +14,19 @@ _LATEST = ":latest"
 
 def known_name(models: ServedModels, name: str) -> str:
     """The name as it is known here, with or without `:latest`; unchanged when it is not known."""
-    return _known(models.names(), name)
+    return _known(lambda known: known in models, name)
 
 
 def known_encoder(models: ServedModels, name: str) -> str:
     """The same for an embedding model or a reranker."""
-    return _known([encoder.name for encoder in models.encoders], name)
+    return _known(models.pool.has, name)
 
 
-def _known(names: Collection[str], name: str) -> str:
-    if name in names:
+def _known(is_known: Callable[[str], bool], name: str) -> str:
+    if is_known(name):
         return name
     other = name.removesuffix(_LATEST) if name.endswith(_LATEST) else name + _LATEST
-    return other if other in names else name
+    return other if is_known(other) else name
 
 
 def given_name(model: str | None, name: str | None) -> str:

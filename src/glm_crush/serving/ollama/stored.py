@@ -61,8 +61,8 @@ class StoredModels:
         """Give a served model another name, with defaults of its own."""
         request = await read_request(CreateRequest, http)
         alias = self._new_alias(request)
-        base = await self._models.find(alias.base)
-        model_of(alias, base)  # refuses what cannot be
+        async with self._models.use(alias.base) as base:
+            model_of(alias, base)  # refuses what cannot be
         self._models.aliases.save(alias)
         statuses = ["reading model metadata", "writing manifest", "success"]
         if request.stream is False:
@@ -82,7 +82,7 @@ class StoredModels:
         alias = self._models.aliases.get(source)
         if alias is not None:
             self._models.aliases.save(replace(alias, name=request.destination))
-        elif source in self._models.names():
+        elif source in self._models.pool.served or self._models.has_adapter(source):
             self._models.aliases.save(ModelAlias(name=request.destination, base=source))
         elif self._store is not None:
             await asyncio.to_thread(self._store.copy, source, request.destination)
@@ -91,16 +91,19 @@ class StoredModels:
         return Response(status_code=200)
 
     async def delete(self, http: Request) -> Response:
-        """Remove an alias, or a model from the store; a model that is served stays."""
+        """Remove an alias, or a model from the store, and from memory; one that the server was started with stays."""
         request = await read_request(DeleteRequest, http)
         name = known_name(self._models, given_name(request.model, request.name))
         if self._models.aliases.remove(name):
             return Response(status_code=200)
         name = known_encoder(self._models, name)
-        if name in self._models.names() or name in self._models.encoders:
+        pool = self._models.pool
+        if name in pool.served or pool.is_pinned(name) or self._models.has_adapter(name):
             raise InvalidParameterError(f"{name} is being served; stop the server to remove it", parameter="model")
         if self._store is None:
             raise _not_found(name)
+        if pool.residency.get(name) is not None:
+            await pool.unload(name)
         await asyncio.to_thread(self._store.remove, name)
         return Response(status_code=200)
 
@@ -139,7 +142,7 @@ class StoredModels:
         """Raises InvalidParameterError when the name cannot be one, or is that of a model and not of an alias."""
         check_name(name)
         stored = [] if self._store is None else [model.name for model in self._store.list()]
-        taken = name in self._models.names() and not self._models.is_alias(name)
+        taken = name in self._models and not self._models.is_alias(name)
         if taken or name in stored or name in self._models.encoders:
             raise InvalidParameterError(f"{name} is a model already; choose another name", parameter="model")
 

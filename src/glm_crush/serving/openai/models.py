@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.serving.json_http import json_response
+from glm_crush.serving.model_pool.resident import LoadableModel
 from glm_crush.serving.served_encoder import ServedEncoder
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
@@ -23,9 +24,10 @@ class Models:
         self._models = models
 
     async def list(self, _: Request) -> Response:
-        """Every served model."""
+        """Every model that can be asked: the loaded ones first, then those that would be loaded."""
         cards = [model_card(model) for model in self._models]
         cards += [encoder_card(encoder) for encoder in self._models.encoders]
+        cards += [self._stored_card(model) for model in self._models.not_loaded()]
         return json_response({"object": "list", "data": cards, "has_more": False})
 
     async def retrieve(self, http: Request) -> Response:
@@ -34,7 +36,19 @@ class Models:
         for encoder in self._models.encoders:
             if encoder.name == name:
                 return json_response(encoder_card(encoder))
+        for model in self._models.not_loaded():
+            if model.name == name:
+                return json_response(self._stored_card(model))
         return json_response(model_card(await self._models.find(name)))
+
+    def _stored_card(self, model: LoadableModel) -> dict[str, Any]:
+        """What is known of a model that is not in memory."""
+        pool = self._models.pool
+        kind = pool.kind(model.name)
+        capabilities = {} if kind is None else {"completion": kind == "chat", "chat": kind == "chat"}
+        is_loading = pool.residency.get(model.name) is not None
+        card = _fields(model.name, model.created, None, capabilities)
+        return {**card, "status": {"value": "loading" if is_loading else "unloaded"}}
 
 
 def model_card(model: ServedModel) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
     return {**card, "dimensions": encoder.encoder.runner.width} if embeds else card
 
 
-def _fields(name: str, created: int, length: int, capabilities: dict[str, bool]) -> dict[str, Any]:
+def _fields(name: str, created: int, length: int | None, capabilities: dict[str, bool]) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
@@ -72,4 +86,5 @@ def _fields(name: str, created: int, length: int, capabilities: dict[str, bool])
         "type": "model",
         "display_name": name,
         "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
+        "status": {"value": "loaded"},
     }

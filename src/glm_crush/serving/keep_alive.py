@@ -1,7 +1,11 @@
-"""`keep_alive`: how long a model stays loaded after a request, as Go writes durations or as seconds."""
+"""`keep_alive`: how long a model stays loaded after a request, as Go writes durations or as seconds.
+
+Above: Ollama's routes, the routes of operators, `glm serve --model-ttl`.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 
 from glm_crush.errors import InvalidParameterError
@@ -13,16 +17,14 @@ _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 _LONGEST = 10 * 365 * 86400.0
 
 
-def keep_alive_seconds(value: str | float | None) -> float | None:
-    """Seconds; None = for ever, as are all negative values.
+def keep_alive_seconds(value: str | float) -> float:
+    """Seconds; all negative values are for ever.
 
     Raises:
         InvalidParameterError: it is no duration.
     """
-    if value is None:
-        return None
     seconds = _parsed(value) if isinstance(value, str) else float(min(value, _LONGEST))
-    return None if seconds < 0 else min(seconds, _LONGEST)
+    return math.inf if seconds < 0 else min(seconds, _LONGEST)
 
 
 def _parsed(text: str) -> float:
