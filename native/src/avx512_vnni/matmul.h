@@ -1,61 +1,20 @@
 // Matrix products with AVX-512: one panel (16 rows, one per lane) against up to kTileTokens tokens.
 //
 // A group of 32 columns is unpacked into eight registers; then token after token adds its eight dot-product
-// instructions and folds the exact integer sum into its float accumulator. Weights are unpacked once per tile,
-// activations stay row-major (any rows: experts pick theirs by index), and one body serves every number of
-// tokens, so that a row's result is the same in all of them.
+// instructions and folds the exact integer sum into its float accumulator. Activations stay row-major (any rows: experts
+// pick theirs by index), and every number of tokens gives a row the same result. Tokens beyond the first tile go
+// through pair_tile.h, which is faster, but not where weights come from memory.
 #pragma once
 
-#include <immintrin.h>
-
 #include "epilogue.h"
+#include "pair_tile.h"
+#include "weight_group.h"
 
 namespace glm {
 namespace {
 
 constexpr int kInterleave = 4;   // tokens whose chains of dot products alternate
 constexpr int kTileTokens = 12;  // accumulators; with eight weight registers and what a group needs, 32 in all
-
-constexpr bool is_integer(Format format) { return format != Format::bf16 && format != Format::f32; }
-constexpr bool has_nibbles(Format format) { return format == Format::q4 || format == Format::q4a; }
-constexpr int header_bytes(Format format) { return format == Format::q8 ? 0 : format == Format::q4a ? 128 : 64; }
-
-GLM_INLINE __m512i broadcast(const void* four_bytes) {
-  int32_t value;
-  std::memcpy(&value, four_bytes, 4);
-  return _mm512_set1_epi32(value);
-}
-
-// The unsigned codes of one group: register j holds columns 4j .. 4j+3 of each row.
-template <Format F>
-GLM_INLINE void unpack_group(const uint8_t* lines, __m512i (&weights)[8]) {
-  if constexpr (has_nibbles(F)) {
-    const __m512i low = _mm512_set1_epi8(15);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512i line = _mm512_loadu_si512(lines + 64 * j);
-      weights[j] = _mm512_and_si512(line, low);
-      weights[j + 4] = _mm512_and_si512(_mm512_srli_epi16(line, 4), low);
-    }
-  } else {
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) weights[j] = _mm512_loadu_si512(lines + 64 * j);
-  }
-}
-
-// Scales of one group, ready to be multiplied by a power of two with an integer addition: scale * 2^e has the bits
-// of scale plus those of 2^e minus those of 1. That keeps the multiplier ports for the dot products. A zero has no
-// exponent to add to: rows with a zero scale get codes equal to the zero point instead, so that their sum is 0.
-template <Format F>
-GLM_INLINE __m512i scale_without_bias(const uint8_t* halves, __m512i (&weights)[8]) {
-  constexpr char kZeroPoint = F == Format::q4 ? 8 : F == Format::q4a ? 0 : static_cast<char>(128);
-  const __m512 scale = load_half(halves);
-  const __mmask16 zeros = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
-  if (zeros) [[unlikely]] {
-    for (auto& codes : weights) codes = _mm512_mask_mov_epi32(codes, zeros, _mm512_set1_epi8(kZeroPoint));
-  }
-  return _mm512_sub_epi32(_mm512_castps_si512(scale), _mm512_set1_epi32(0x3f800000));
-}
 
 // sum over the group of code * q for the next `Count` tokens, from their `init`. Their chains alternate, since one
 // alone would wait on itself; a single token gets two.
@@ -94,6 +53,7 @@ struct IntegerTile {
   // y[t][0..16) = sums of one panel, scales of rows and groups applied, the tokens' own scale not yet.
   GLM_INLINE void panel(const MatmulArgs& args, const uint8_t* panel, float (*y)[2 * kPanelRows]) const {
     constexpr int kLineBytes = has_nibbles(F) ? 256 : 512;
+    constexpr char kZeroPoint = F == Format::q4 ? 8 : F == Format::q4a ? 0 : static_cast<char>(128);
     const Rows& a = args.a;
     const uint8_t* block = panel + (F == Format::q8 ? 64 : 0);
     __m512 acc[Tokens];
@@ -106,7 +66,7 @@ struct IntegerTile {
       __m512i weights[8];
       unpack_group<F>(lines, weights);
       __m512i scale_bits = _mm512_setzero_si512();
-      if constexpr (F != Format::q8) scale_bits = scale_without_bias<F>(block + 32 * half, weights);
+      if constexpr (F != Format::q8) scale_bits = scale_without_bias(block + 32 * half, weights, kZeroPoint);
       __m512 minimum = _mm512_setzero_ps();
       if constexpr (F == Format::q4a) minimum = load_half(block + 64 + 32 * half);
       _mm_prefetch(reinterpret_cast<const char*>(lines) + kPrefetch, _MM_HINT_T0);
@@ -190,36 +150,68 @@ struct FloatTile {
 template <Format F, int Tokens>
 using TileOf = std::conditional_t<is_integer(F), IntegerTile<F, Tokens>, FloatTile<F, Tokens>>;
 
-// All panels of the call for tokens [begin, begin + Tokens) of one pair.
+template <Format F>
+GLM_INLINE void finish_pair(const MatmulArgs& args, int pair, const uint8_t* panels, size_t panel_size, int begin, int tokens, const float (*y)[2 * kPanelRows]) {
+  const auto row_scale = [&](size_t p) { return F == Format::q8 ? _mm512_loadu_ps(panels + p * panel_size) : _mm512_set1_ps(1.0f); };
+  finish_tokens<is_integer(F)>(args, pair, begin, tokens, row_scale(0), row_scale(1), y);
+}
+
+// Pairs [first, last) of panels for tokens [begin, begin + Tokens), a panel at a time: memory is fast in its own order.
 template <Format F, int Tokens>
-void multiply_pair(const MatmulArgs& args, int pair, int begin) {
+void multiply_panels(const MatmulArgs& args, int first, int last, int begin) {
   const size_t bytes = panel_bytes(F, args.cols);
-  const uint8_t* panels = args.panels + static_cast<size_t>(pair) * 2 * bytes;
-  const TileOf<F, Tokens> tile(args, begin);
+  const std::conditional_t<is_integer(F), IntegerTile<F, Tokens>, FloatTile<F, Tokens>> tile(args, begin);
   alignas(64) float y[Tokens][2 * kPanelRows];
-  tile.panel(args, panels, y);
-  tile.panel(args, panels + bytes, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
-  const auto row_scale = [&](int p) { return F == Format::q8 ? _mm512_loadu_ps(panels + p * bytes) : _mm512_set1_ps(1.0f); };
-  finish_tokens<is_integer(F)>(args, pair, begin, Tokens, row_scale(0), row_scale(1), y);
+  for (int pair = first; pair < last; ++pair) {
+    const uint8_t* panels = args.panels + static_cast<size_t>(pair) * 2 * bytes;
+    tile.panel(args, panels, y);
+    tile.panel(args, panels + bytes, reinterpret_cast<float(*)[2 * kPanelRows]>(y[0] + kPanelRows));
+    finish_pair<F>(args, pair, panels, bytes, begin, Tokens, y);
+  }
+}
+
+// The same, both panels of a pair at once.
+template <Format F, int Tokens>
+void multiply_pairs(const MatmulArgs& args, int first, int last, int begin) {
+  const size_t bytes = panel_bytes(F, args.cols);
+  const PairTile<F, Tokens> tile(args, begin);
+  alignas(64) float y[Tokens][2 * kPanelRows];
+  for (int pair = first; pair < last; ++pair) {
+    const uint8_t* panels = args.panels + static_cast<size_t>(pair) * 2 * bytes;
+    tile.pair(panels, bytes, y);
+    finish_pair<F>(args, pair, panels, bytes, begin, Tokens, y);
+  }
+}
+
+using Multiply = void (*)(const MatmulArgs&, int first, int last, int begin);
+
+template <Format F, size_t... I>
+constexpr auto panel_tiles(std::index_sequence<I...>) {
+  return std::array<Multiply, sizeof...(I)>{multiply_panels<F, static_cast<int>(I) + 1>...};
 }
 
 template <Format F, size_t... I>
-constexpr auto tile_table(std::index_sequence<I...>) {
-  return std::array<void (*)(const MatmulArgs&, int, int), sizeof...(I)>{multiply_pair<F, static_cast<int>(I) + 1>...};
+constexpr auto pair_tiles(std::index_sequence<I...>) {
+  if constexpr (is_integer(F)) return std::array<Multiply, sizeof...(I)>{multiply_pairs<F, static_cast<int>(I) + 1>...};
+  else return std::array<Multiply, sizeof...(I)>{multiply_panels<F, static_cast<int>(I) + 1>...};
 }
 
-// Tokens are split evenly (13 = 7 + 6, not 12 + 1), so that no tile runs nearly empty. A tile's activations stay in
-// the first-level cache while it walks a block of panels, which stays in the second-level cache for the next tile.
+// A tile's activations stay in the first-level cache while it walks a block of panels, which stays in the second-level
+// cache for the next tile. The first tile brings the panels in. Tokens are split evenly (13 = 8 + 5, not 12 + 1), so that
+// no tile runs nearly empty.
 template <Format F>
 void matmul(const MatmulArgs& args) {
-  static constexpr auto kTiles = tile_table<F>(std::make_index_sequence<kTileTokens>{});
-  constexpr int kPairsPerBlock = 8;
-  const int tiles = (args.num_tokens + kTileTokens - 1) / kTileTokens;
-  const int end_pair = args.panel_end / 2;
+  constexpr int kLaterTokens = is_integer(F) ? kPairTokens : kTileTokens, kFirstShares = kTileTokens / kLaterTokens, kPairsPerBlock = 8;
+  static constexpr auto kFirst = panel_tiles<F>(std::make_index_sequence<kTileTokens>{});
+  static constexpr auto kLater = pair_tiles<F>(std::make_index_sequence<kLaterTokens>{});
+  const int shares = std::max(kFirstShares, (args.num_tokens + kLaterTokens - 1) / kLaterTokens), end_pair = args.panel_end / 2;
+  const auto tokens_before = [&](int share) { return args.num_tokens * share / shares; };
   for (int block = args.panel_begin / 2; block < end_pair; block += kPairsPerBlock) {
-    for (int i = 0; i < tiles; ++i) {
-      const int begin = args.num_tokens * i / tiles, end = args.num_tokens * (i + 1) / tiles;
-      for (int pair = block; pair < std::min(block + kPairsPerBlock, end_pair); ++pair) kTiles[static_cast<size_t>(end - begin - 1)](args, pair, begin);
+    const int block_end = std::min(block + kPairsPerBlock, end_pair), first = tokens_before(kFirstShares);
+    kFirst[static_cast<size_t>(first - 1)](args, block, block_end, 0);
+    for (int share = kFirstShares; share < shares; ++share) {
+      const int begin = tokens_before(share);
+      kLater[static_cast<size_t>(tokens_before(share + 1) - begin - 1)](args, block, block_end, begin);
     }
   }
 }
