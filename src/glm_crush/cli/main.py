@@ -14,6 +14,7 @@ from glm_crush.cli import (
     config,
     cp,
     embed,
+    guard,
     inspect,
     keys,
     list_models,
@@ -92,6 +93,7 @@ app.command("serve", rich_help_panel=_TALK)(serve.serve)
 app.command("mcp", rich_help_panel=_TALK)(mcp.mcp)
 app.command("embed", rich_help_panel=_TALK)(embed.embed)
 app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
+app.command("guard", rich_help_panel=_SETUP)(guard.guard)
 app.command("pull", rich_help_panel=_MODELS)(pull.pull)
 app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
 app.command("ls", hidden=True)(list_models.list_models)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from glm_crush.serving.gateway.books import Books
     from glm_crush.serving.gateway.records import Grant
 
-__all__ = ["Admission", "Reservation", "acting", "current_admission", "findings_line"]
+__all__ = ["Admission", "Reservation", "acting", "acting_for_server", "current_admission", "findings_line"]
 
 _LONGEST_ROUTE = 200  # of the records
 _NOTHING = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0)
@@ -42,6 +42,16 @@ def current_admission() -> Admission | None:
 def acting(admission: Admission | None) -> Iterator[None]:
     """Run a block, and the tasks it starts, on behalf of an admission; None = the server itself, which pays nothing."""
     token = _CURRENT.set(admission)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
+def acting_for_server() -> Iterator[None]:
+    """Run a block, and the tasks it starts, on behalf of the server itself: nothing of it is metered."""
+    token = _CURRENT.set(None)
     try:
         yield
     finally:

@@ -59,6 +59,17 @@ class Filters:
         """A filter for one text; `is_json`: it is JSON, and stays so."""
         return TextFilter(self._stages, is_json=is_json)
 
+    def marked(self, text: str) -> list[tuple[str, str | None, Action | None]]:
+        """The pieces of a text, each with the rule that finds it and what is done about it; None = plain text."""
+        pieces: list[tuple[str, str | None, Action | None]] = [(text, None, None)]
+        for rules, actions in self._stages:
+            plain = "".join(piece for piece, _, action in pieces if action != "redact")
+            pieces = [
+                (span.text, None, None) if span.rule is None else (span.text, span.rule.name, actions[span.rule.name])
+                for span in Scanner(rules).push(plain, final=True)
+            ]
+        return pieces
+
     def apply(self, text: str, *, is_json: bool = False) -> Filtered:
         """All of a text."""
         return self.begin(is_json=is_json).push(text, final=True)

@@ -37,36 +37,37 @@ class GuardPart(ServerPart):
 
     def __init__(self, models: ServedModels, settings: GuardSettings, *, observe: Observe | None = None) -> None:
         self._settings = settings
+        self._models = models
         self._observe = observe
-        if settings.input is None and settings.output is None and settings.rules_file is None:
+        if (settings.input, settings.output, settings.rules_file, settings.model) == (None, None, None, None):
             return
         if self._built.guard is not None:
             models.guard_turns(self._built.guard)
 
     def routes(self) -> Sequence[ApiRoute]:
         """POST /v1/moderations."""
-        return moderation_routes(_LazyModerator(self))
+        return moderation_routes(_LazyModerator(self, self._settings.model))
 
     @cached_property
     def _built(self) -> BuiltGuard:
         from glm_crush.serving.guard.build import build_guard
 
-        return build_guard(self._settings, observe=self._observe)
+        return build_guard(self._settings, models=self._models, observe=self._observe)
 
     @cached_property
     def moderator(self) -> Moderator:
         """Made when it is first needed."""
-        from glm_crush.serving.guard.moderator import RuleModerator
+        from glm_crush.serving.guard.moderator import GuardModerator
 
-        return RuleModerator(self._built.book, self._built.injections, self._settings.injection_threshold)
+        thresholds = (self._settings.injection_threshold, self._settings.model_threshold)
+        return GuardModerator(self._built.book, self._built.injections, self._built.model, thresholds=thresholds)
 
 
 class _LazyModerator:
     """A moderator that is made off the event loop when it is first asked."""
 
-    name = "glm-crush-moderation"
-
-    def __init__(self, part: GuardPart) -> None:
+    def __init__(self, part: GuardPart, name: str | None) -> None:
+        self.name = name or "glm-crush-rules"
         self._part = part
         self._made: Moderator | None = None
 

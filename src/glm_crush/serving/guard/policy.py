@@ -131,6 +131,8 @@ def _action_of(name: str, asked: Mapping[str, Action], *, is_guess: bool = False
 def _check_check(check: TextCheck, action: Action, direction: Direction, where: str) -> None:
     if action == "redact":
         raise ConfigError(f"{where} says {check.name}=redact; {check.name} judges whole texts: say block or flag")
+    if check.problem is not None:
+        raise ConfigError(f"{where} names {check.name}: {check.problem}")
     if direction not in check.directions:
         there = " and ".join(check.directions)
         raise ConfigError(f"{where} names {check.name}, which is for {there} alone; leave it out")

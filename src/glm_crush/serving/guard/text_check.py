@@ -12,7 +12,7 @@ from typing import Protocol
 from glm_crush.serving.guard.injection import Injections
 from glm_crush.serving.guard.rule import Direction
 
-__all__ = ["InjectionCheck", "JsonCheck", "LengthCheck", "TextCheck"]
+__all__ = ["ALL_ROLES", "STRANGERS", "InjectionCheck", "JsonCheck", "LengthCheck", "TextCheck"]
 
 
 class TextCheck(Protocol):
@@ -21,6 +21,7 @@ class TextCheck(Protocol):
     Attributes:
         name: what policies call it. directions: where it makes sense.
         roles: of the messages that it judges, in requests.
+        problem: why it cannot judge here; None = it can.
         reads_all: of replies, also reasoning and arguments of calls; otherwise the content alone.
     """
 
@@ -36,6 +37,9 @@ class TextCheck(Protocol):
     @property
     def reads_all(self) -> bool: ...
 
+    @property
+    def problem(self) -> str | None: ...
+
     async def applies(self, text: str, direction: Direction, /) -> bool:
         """Whether there is something to do about the text.
 
@@ -45,8 +49,8 @@ class TextCheck(Protocol):
         ...
 
 
-_STRANGERS = frozenset({"user", "tool"})
-_ALL = frozenset({"user", "tool", "system", "assistant"})
+STRANGERS = frozenset({"user", "tool"})
+ALL_ROLES = frozenset({"user", "tool", "system", "assistant"})
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class InjectionCheck:
     threshold: float
     name: str = "injection"
     directions: tuple[Direction, ...] = ("input",)
-    roles: frozenset[str] = _STRANGERS
+    roles: frozenset[str] = STRANGERS
     reads_all: bool = True
+    problem: str | None = None
 
     async def applies(self, text: str, _: Direction) -> bool:
         """See `TextCheck`."""
@@ -73,8 +78,9 @@ class LengthCheck:
     most_output: int | None
     name: str = "length"
     directions: tuple[Direction, ...] = ("input", "output")
-    roles: frozenset[str] = _ALL
+    roles: frozenset[str] = ALL_ROLES
     reads_all: bool = True
+    problem: str | None = None
 
     async def applies(self, text: str, direction: Direction) -> bool:
         """See `TextCheck`."""
@@ -90,6 +96,7 @@ class JsonCheck:
     directions: tuple[Direction, ...] = ("output",)
     roles: frozenset[str] = frozenset()
     reads_all: bool = False
+    problem: str | None = None
 
     async def applies(self, text: str, _: Direction) -> bool:
         """See `TextCheck`."""
