@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from glm_crush.serving.websocket.part import WebSocketPart
@@ -73,6 +73,29 @@ def test_generations_run_side_by_side(start: Start) -> None:
         messages += until(socket, "done")
     assert (text_of(messages, "a"), text_of(messages, "b")) == ("xyxyxy", "uvuvuv")
     assert {message["id"] for message in messages if message["type"] == "done"} == {"a", "b"}
+
+
+def test_a_server_that_stops_lets_generations_end_and_begins_none(start_server: Callable[..., Any]) -> None:
+    engine, parts = ScriptedEngine(hold_after=2), []
+
+    def made(models: Any) -> list[WebSocketPart]:
+        parts.append(WebSocketPart(models))
+        return parts
+
+    server = start_server(engine, parts=made)
+    with opened(server) as socket:
+        socket.send(chat("a"))
+        assert engine.holding.wait(20)
+        parts[0].drain()
+        socket.send(chat("b"))
+        refused = until(socket, "error")[-1]
+        assert (refused["id"], refused["status"]) == ("b", 503)
+        socket.send(json.dumps({"type": "cancel", "id": "a"}))
+        assert until(socket, "cancelled")[-1]["id"] == "a"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(20)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
 
 
 def test_a_cancelled_generation_says_so_and_the_others_go_on(start: Start) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -125,15 +126,19 @@ def create_app(
 
 def _lifespan(
     parts: Sequence[ServerPart], database: LazyDatabase | None, on_shutdown: Callable[[], None] | None
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+) -> Callable[[Starlette], AbstractAsyncContextManager[dict[str, Any]]]:
+    def drain() -> None:
+        for part in parts:
+            part.drain()
+
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         async with AsyncExitStack() as running:
             if database is not None:
                 running.push_async_callback(database.close)  # after all parts have written what they had to
             for part in parts:
                 await running.enter_async_context(part.running())
-            yield
+            yield {"drain": drain}
         if on_shutdown is not None:
             on_shutdown()
 

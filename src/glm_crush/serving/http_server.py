@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from glm_crush.config import ApiSettings
 from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.serving.draining_socket import DrainingSocket
 from glm_crush.serving.gateway.guarded_protocol import guarded_protocol
 from glm_crush.serving.gateway.tls import Certificate
 from glm_crush.serving.reloading.reloading import Reloading
@@ -63,7 +64,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=self._protocol_class,
                 loop="uvloop",
-                ws="websockets-sansio",
+                ws=DrainingSocket,
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,  # tokens are short, and their callers are near
                 log_config=None,
@@ -97,6 +98,13 @@ class HttpServer(uvicorn.Server):
         if self._reloading is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._reloading.begin)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the application to take nothing new, then wait for what runs, as uvicorn does."""
+        drain = self.lifespan.state.get("drain")
+        if drain is not None:
+            drain()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -55,6 +55,9 @@ class ServerPart:
         """Settings of its own that can change while the server runs."""
         return ()
 
+    def drain(self) -> None:
+        """Called when the server is told to stop: take nothing new; what runs may end before `running` is left."""
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """Entered before the first request, left after the last one."""
         return _nothing()

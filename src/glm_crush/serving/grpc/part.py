@@ -19,6 +19,7 @@ from glm_crush.serving.served_models import ServedModels
 
 if TYPE_CHECKING:
     from glm_crush.serving.gateway.gateway import Gateway
+    from glm_crush.serving.grpc.server import GrpcServer
 
 __all__ = ["GrpcPart"]
 
@@ -45,10 +46,15 @@ class GrpcPart(ServerPart):
         self._port = port
         self._on_ready = on_ready
         self._gateway: Gateway | None = None
+        self._draining = asyncio.Event()
 
     def attach(self, gateway: Gateway) -> None:
         """Calls are admitted by it."""
         self._gateway = gateway
+
+    def drain(self) -> None:
+        """Calls that run may end, at the same time as those by HTTP."""
+        self._draining.set()
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Listens; running calls may finish when stopping."""
@@ -73,10 +79,16 @@ class GrpcPart(ServerPart):
         await server.start()
         if self._on_ready is not None:
             self._on_ready(server.port)
+        leaving = asyncio.create_task(self._leave(server))
         try:
             yield
         finally:
-            await server.stop(self._settings.shutdown_timeout_seconds)
+            self._draining.set()
+            await leaving
+
+    async def _leave(self, server: GrpcServer) -> None:
+        await self._draining.wait()
+        await server.stop(self._settings.shutdown_timeout_seconds)
 
 
 def _certificate(settings: GatewaySettings) -> tuple[bytes, bytes] | None:

@@ -37,12 +37,14 @@ __all__ = ["Connection"]
 
 _ROUTE = "POST /v1/ws"
 _CANCELLED = 499
+_GOING_AWAY = 1001
 
 
 class Connection:
-    """Answers the messages of one client until it leaves.
+    """Answers the messages of one client until it leaves, or the server does.
 
     Args:
+        draining: set when the server stops: generations that run may end, none is begun.
         max_generations: at a time. send_timeout_seconds: a client that takes nothing for so long is cut off.
     """
 
@@ -53,6 +55,7 @@ class Connection:
         gateway: Gateway,
         credentials: Credentials,
         feed: LogFeed,
+        draining: asyncio.Event,
         *,
         max_generations: int,
         send_timeout_seconds: float,
@@ -62,6 +65,7 @@ class Connection:
         self._gateway = gateway
         self._credentials = credentials
         self._feed = feed
+        self._draining = draining
         self._max_generations = max_generations
         self._send_timeout = send_timeout_seconds
         self._generations: dict[str, asyncio.Task[None]] = {}
@@ -70,16 +74,25 @@ class Connection:
 
     async def run(self) -> None:
         """Until the client leaves; its generations end with it."""
+        leaving = asyncio.create_task(self._leave())
         try:
             while True:
                 await self._obey(await self._receive())
         except WebSocketDisconnect:
             pass
         finally:
-            running = [*self._generations.values(), *([self._logs] if self._logs else ())]
+            running = [leaving, *self._generations.values(), *([self._logs] if self._logs else ())]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        """Close the connection once the server stops and the last generation has ended."""
+        await self._draining.wait()
+        while self._generations:
+            await asyncio.wait(list(self._generations.values()))
+        with suppress(Exception):  # the client was faster
+            await self._socket.close(_GOING_AWAY, "the server stops")
 
     async def _receive(self) -> str | bytes:
         message = await self._socket.receive()
@@ -109,6 +122,8 @@ class Connection:
             raise OverloadedError(
                 f"{len(self._generations)} generations run on this connection, and no more may; wait for one to end"
             )
+        if self._draining.is_set():
+            raise OverloadedError("the server stops; ask again on a new connection")
         task = asyncio.create_task(self._generate(message))
         self._generations[message.id] = task
         task.add_done_callback(lambda _: self._generations.pop(message.id, None))

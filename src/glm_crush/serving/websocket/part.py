@@ -6,6 +6,7 @@ admitted, counted and limited on its own.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.responses import JSONResponse
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from glm_crush.errors import AccessError, OverloadedError
+from glm_crush.serving.draining_socket import ends_in_order
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.browser_guard import BrowserGuard
 from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
@@ -39,6 +41,11 @@ class WebSocketPart(ServerPart):
         self._max_generations = max_generations
         self._send_timeout = send_timeout_seconds
         self._feed = LogFeed()
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Connections end when the generations that run on them have."""
+        self._draining.set()
 
     def socket_routes(self) -> Sequence[BaseRoute]:
         """The one route."""
@@ -59,12 +66,14 @@ class WebSocketPart(ServerPart):
             return
         offered = socket.scope.get("subprotocols", [])
         await socket.accept(subprotocol=_PROTOCOL if _PROTOCOL in offered else None)
+        ends_in_order(socket.scope)
         connection = Connection(
             socket,
             self._models,
             gateway,
             credentials,
             self._feed,
+            self._draining,
             max_generations=self._max_generations,
             send_timeout_seconds=self._send_timeout,
         )
