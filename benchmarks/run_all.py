@@ -16,6 +16,10 @@ SCRIPTS = (
     "start",
     "serving",
     "cached",
+    "api_overhead",
+    "query",
+    "event_loop_lag",
+    "websocket_latency",
     "prompt_lookup",
 )
 
