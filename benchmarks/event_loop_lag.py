@@ -31,8 +31,9 @@ WORDS = "The quick brown fox jumps over the lazy dog. "
 
 def streams(port: int) -> None:
     """32 clients that never stop."""
+    seed = time.time_ns() % 2**31  # prompts that no answer is kept for
     for number in range(1000):
-        play("127.0.0.1", port, Workload("busy", random_prompts(64, 128, number), 128, 32))
+        play("127.0.0.1", port, Workload("busy", random_prompts(64, 128, seed + number), 128, 32))
 
 
 def mixture(port: int) -> None:

@@ -31,6 +31,14 @@ def test_each_value_comes_with_its_origin(glm: Glm, tmp_path: Path, monkeypatch:
     assert values["api.host"] == {"value": "127.0.0.1", "origin": "default"}
 
 
+def test_in_a_pipe_each_setting_is_one_line(glm: Glm, tmp_path: Path) -> None:
+    file = tmp_path / ("a" * 100) / "my.toml"
+    file.parent.mkdir()
+    file.write_text("[crush]\nthreads = 3\n")
+    lines = glm("--config", str(file), "config", "show").output.splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith("crush.threads")] == [["crush.threads", "3", str(file)]]
+
+
 def test_a_secret_is_not_shown(glm: Glm) -> None:
     output = glm("--set", "api.key=hunter2", "config", "show").output
     assert "hunter2" not in output

@@ -144,7 +144,9 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: Annotated[
+        str | list[int] | list[str] | list[list[int]], Field(json_schema_extra={"minLength": 1, "minItems": 1})
+    ]
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None

@@ -38,7 +38,7 @@ class RerankRequest(StrictModel):
 
     model: str | None = None
     query: str
-    documents: list[str | Document]
+    documents: Annotated[list[str | Document], Field(json_schema_extra={"minItems": 1, "maxItems": MOST_DOCUMENTS})]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     # Documents are cut to what the model takes; false refuses them instead.
@@ -54,8 +54,8 @@ class ScoreRequest(StrictModel):
     """POST /v1/score: one text against many, or as many against as many."""
 
     model: str | None = None
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: Annotated[str | list[str], Field(json_schema_extra={"minItems": 1, "maxItems": MOST_DOCUMENTS})]
+    text_2: Annotated[str | list[str], Field(json_schema_extra={"minItems": 1, "maxItems": MOST_DOCUMENTS})]
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     user: str | None = None
 

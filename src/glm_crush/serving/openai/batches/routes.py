@@ -50,7 +50,7 @@ class BatchRequest(StrictModel):
     """POST /v1/batches."""
 
     input_file_id: str
-    endpoint: str
+    endpoint: Annotated[str, Field(json_schema_extra={"enum": list(_ENDPOINTS)})]
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: OutputExpiry | None = None
