@@ -20,7 +20,9 @@ __all__ = ["run_schemathesis"]
 SEED = 1
 # "Valid" is what the schema says; these rules it cannot: how fields go together, which models and ids there are, what a
 # model's vocabulary holds, and that 624.0 is no whole number here. All are answered with a documented 400.
-_BEYOND_SCHEMAS = "rules that a schema cannot state (which fields go together, ids of this model's vocabulary), each a 400"
+_BEYOND_SCHEMAS = (
+    "rules that a schema cannot state (which fields go together, ids of this model's vocabulary), each a 400"
+)
 # What a failure is called in the report -> the sentence that it contradicts.
 _SENTENCES = {
     "ServerError": "no request is answered with a 5xx",
@@ -70,7 +72,9 @@ def _checks(report: dict[str, Any]) -> list[Check]:
     checks = [ran]
     for kind, sentence in {**_SENTENCES, **{kind: kind for kind in found if kind not in _SENTENCES}}.items():
         if kind == "RejectedPositiveData" and kind in found:
-            checks.append(Check(sentence, "not applicable", f"{found[kind]['count']} operations have {_BEYOND_SCHEMAS}"))
+            checks.append(
+                Check(sentence, "not applicable", f"{found[kind]['count']} operations have {_BEYOND_SCHEMAS}")
+            )
         elif kind in found:
             where = ", ".join(_name(operation) for operation in found[kind]["operations"][:8])
             checks.append(Check(sentence, "failed", f"{found[kind]['count']} times: {where}"))

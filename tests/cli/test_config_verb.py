@@ -36,7 +36,9 @@ def test_in_a_pipe_each_setting_is_one_line(glm: Glm, tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_text("[crush]\nthreads = 3\n")
     lines = glm("--config", str(file), "config", "show").output.splitlines()
-    assert [line.split()[:3] for line in lines if line.startswith("crush.threads")] == [["crush.threads", "3", str(file)]]
+    assert [line.split()[:3] for line in lines if line.startswith("crush.threads")] == [
+        ["crush.threads", "3", str(file)]
+    ]
 
 
 def test_a_secret_is_not_shown(glm: Glm) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import tokenizers
 
+from glm_crush.tokenizer.library_call import encode_text
+
 __all__ = ["EncodedText", "encode_whole"]
 
 
@@ -47,8 +49,8 @@ def encode_whole(
     Raises:
         Exception: as the library raises it.
     """
-    first_part = library.encode(text, add_special_tokens=False)
-    second_part = None if second is None else library.encode(second, add_special_tokens=False)
+    first_part = encode_text(library, text, add_special_tokens=False)
+    second_part = None if second is None else encode_text(library, second, add_special_tokens=False)
     num_cut = 0
     if second_part is not None and second_length is not None:
         num_cut = _cut(second_part, second_length)

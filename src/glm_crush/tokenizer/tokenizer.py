@@ -16,6 +16,7 @@ import tokenizers
 
 from glm_crush.errors import TokenizerError
 from glm_crush.tokenizer.encoded_text import EncodedText, encode_whole
+from glm_crush.tokenizer.library_call import encode_text
 from glm_crush.tokenizer.token_text import token_text
 
 __all__ = ["Tokenizer"]
@@ -89,7 +90,7 @@ class Tokenizer:
         """
         library = self._library if allow_special else self._literal_library
         try:
-            return list(library.encode(text, add_special_tokens=add_special_tokens).ids)
+            return list(encode_text(library, text, add_special_tokens=add_special_tokens).ids)
         except Exception as error:  # the library raises plain Exception
             raise TokenizerError(f"cannot encode text of {len(text)} characters: {error}") from error
 
