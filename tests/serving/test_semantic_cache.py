@@ -16,7 +16,7 @@ from glm_crush.errors import ConfigError
 from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.response_cache.question import answer_in, question_in
-from glm_crush.serving.served_encoder import ServedEncoders
+from glm_crush.serving.served_encoder import ServedEncoder, ServedEncoders
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 from tests.engine.tiny_encoders import RERANKER, loaded_encoder
@@ -30,16 +30,14 @@ Start = Callable[..., RunningServer]
 
 
 @pytest.fixture
-def encoders(tmp_path: Path) -> Iterator[ServedEncoders]:
-    made = ServedEncoders(
-        [serve_loaded_encoder("tiny", loaded_encoder(tmp_path / "e"), Settings(crush=CrushSettings(threads=1)))]
-    )
+def encoder(tmp_path: Path) -> Iterator[ServedEncoder]:
+    made = serve_loaded_encoder("tiny", loaded_encoder(tmp_path / "e"), Settings(crush=CrushSettings(threads=1)))
     yield made
     made.close()
 
 
 @pytest.fixture
-def start(start_server: Callable[..., Any], encoders: ServedEncoders) -> Start:
+def start(start_server: Callable[..., Any], encoder: ServedEncoder) -> Start:
     """A server that gives a similar answer at once: four in ten may be wrong."""
 
     def started(engine: ScriptedEngine | None = None, *, database: Any = None, **settings: Any) -> RunningServer:
@@ -48,6 +46,7 @@ def start(start_server: Callable[..., Any], encoders: ServedEncoders) -> Start:
         def parts(models: ServedModels) -> list[ResponseCache]:
             return [ResponseCache(models, chosen, database, chance=lambda: 0.5)]
 
+        encoders = ServedEncoders([encoder])
         server: RunningServer = start_server(engine, parts=parts, key="boot", encoders=encoders, database=database)
         return server
 
@@ -274,6 +273,6 @@ def test_the_server_says_at_once_that_it_needs_an_embedding_model(tmp_path: Path
     ("changed", "said"),
     [({"semantic_error_bound": 0.5}, "less than 0.5"), ({"semantic_answer_similarity": 1.5}, "1 at most")],
 )
-def test_bounds_out_of_range_are_refused(encoders: ServedEncoders, changed: dict[str, Any], said: str) -> None:
+def test_bounds_out_of_range_are_refused(encoder: ServedEncoder, changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        ResponseCache(ServedModels(encoders=encoders), CacheSettings(semantic="on", **changed))
+        ResponseCache(ServedModels(encoders=ServedEncoders([encoder])), CacheSettings(semantic="on", **changed))

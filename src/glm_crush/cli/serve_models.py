@@ -6,6 +6,7 @@ Above: `serve`. Below: `models`, the server's pool. Progress is shown on standar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from glm_crush.config import Settings
     from glm_crush.engine.process.spawned_child import SpawnedChild
     from glm_crush.models.loader import LoadedModel
+    from glm_crush.serving.reloading.change import LiveChange
     from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["served_entries", "start_models"]
+__all__ = ["models_change", "served_entries", "start_models"]
 
 # The engine leaves a tenth of what is free to the rest; planning from a little less, it never finds less than planned.
 _SPARE_SHARE = 0.15
@@ -27,6 +29,32 @@ def served_entries(settings: Settings, given: list[str]) -> list[str]:
         return given
     listed = [entry.strip() for entry in (settings.serving.models or "").split(",")]
     return [entry for entry in listed if entry] or [settings.model.name]
+
+
+def models_change(models: ServedModels, given: list[str], name: str | None) -> LiveChange:
+    """The models of the settings can change while the server runs; those given to the verb stay."""
+    from glm_crush.serving.reloading.change import Commit, LiveChange
+
+    def prepare(settings: Settings) -> Commit:
+        entries = _named_entries(settings, given, name)
+
+        async def reconcile() -> Mapping[str, str]:
+            return (await models.reconcile(entries)).failed
+
+        return reconcile
+
+    return LiveChange(frozenset() if given else frozenset({"serving.models", "model.name"}), prepare)
+
+
+def _named_entries(settings: Settings, given: list[str], name: str | None) -> list[str]:
+    """The same as `served_entries`, the first under the name that clients call it by."""
+    from glm_crush.serving.model_pool.local_source import named_models
+
+    first, *others = served_entries(settings, given)
+    if name is not None:
+        [what] = named_models([first]).values()
+        first = f"{name}={what}"
+    return [first, *others]
 
 
 def start_models(settings: Settings, given: list[str], name: str | None, spawned: SpawnedChild | None) -> ServedModels:
@@ -44,17 +72,13 @@ def start_models(settings: Settings, given: list[str], name: str | None, spawned
     from glm_crush.cli.models import find_model, load_packed, open_store
     from glm_crush.engine.machine import available_memory_bytes
     from glm_crush.serving.model_alias import ModelAliases
-    from glm_crush.serving.model_pool.local_source import LocalSource, named_models
+    from glm_crush.serving.model_pool.local_source import LocalSource
     from glm_crush.serving.model_pool.pool import ModelPool
     from glm_crush.serving.model_pool.residency import Residency
     from glm_crush.serving.served_models import ServedModels
 
-    first, *others = served_entries(settings, given)
-    if name is not None:
-        [what] = named_models([first]).values()
-        first = f"{name}={what}"
     source = LocalSource(settings, open_store(settings), path_of=lambda what: find_model(settings, what))
-    names = source.serve([first, *others])
+    names = source.serve(_named_entries(settings, given, name))
     serving = settings.serving
     budget = serving.model_memory_bytes
     if budget is None:

@@ -5,15 +5,16 @@ Above: `reloading.py` and the parts of the server. Below: the settings.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from glm_crush.config import Settings
 
 __all__ = ["Commit", "LiveChange"]
 
-# Puts checked settings in force; must not fail. What it returns is waited for when all settings are in force.
-Commit = Callable[[], Awaitable[None] | None]
+# Puts checked settings in force; must not fail. What it returns is waited for when all settings are in force; it says what
+# of them could not be had after all, such as a model, and why.
+Commit = Callable[[], Awaitable[Mapping[str, str]] | None]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.requests import Request
@@ -38,14 +38,21 @@ _log = logging.getLogger("glm_crush.serving")
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What became of new settings: the names of those in force now, and of those that need a restart."""
+    """What became of new settings.
+
+    Attributes:
+        applied: names of those in force now. needs_restart: of those that are not. failed: what of those in force could
+            not be had, such as a model, and why.
+    """
 
     applied: Sequence[str]
     needs_restart: Sequence[str]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         said = f"in force now: {', '.join(self.applied)}" if self.applied else "nothing to change"
-        return said + (f"; needs a restart: {', '.join(self.needs_restart)}" if self.needs_restart else "")
+        said += f"; needs a restart: {', '.join(self.needs_restart)}" if self.needs_restart else ""
+        return said + "".join(f"; {what} failed: {why}" for what, why in self.failed.items())
 
 
 class Reloading(ServerPart):
@@ -104,11 +111,14 @@ class Reloading(ServerPart):
             live = different & {key for change in self._changes for key in change.keys}
             self._in_force |= {key: values[key] for key in live}
             self._newest = settings
+            failed: dict[str, str] = {}
             for outcome in outcomes:
                 if outcome is not None:
-                    await outcome
-        reloaded = Reloaded(sorted(live), sorted(different - live))
-        _log.info("the configuration has been read again; %s", reloaded)
+                    failed |= await outcome
+        reloaded = Reloaded(sorted(live), sorted(different - live), failed)
+        _log.log(
+            logging.ERROR if failed else logging.INFO, "the configuration has been read again; %s", reloaded
+        )
         return reloaded
 
     async def _reload_and_log(self) -> None:
@@ -124,7 +134,7 @@ class Reloading(ServerPart):
             _log.error("the configuration has not changed: %s", error)
             raise ApiError(400, f"the configuration has not changed: {error}", code="invalid_configuration") from error
         names = {"applied": list(reloaded.applied), "needs_restart": list(reloaded.needs_restart)}
-        return json_response({"object": "reload", **names})
+        return json_response({"object": "reload", **names, "failed": dict(reloaded.failed)})
 
     async def _show(self, _: Request) -> Response:
         live = {key for change in self._changes for key in change.keys}
