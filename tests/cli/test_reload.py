@@ -114,6 +114,7 @@ def test_the_reply_names_what_is_in_force_and_what_needs_a_restart(server: Serve
         "object": "reload",
         "applied": ["gateway.concurrency"],
         "needs_restart": ["crush.max_num_seqs", "gateway.max_headers"],
+        "failed": {},
     }
     assert server.post("/admin/v1/reload") == expected
     assert server.post("/admin/v1/reload") == expected | {"applied": []}
@@ -155,3 +156,35 @@ def test_another_operators_key_holds_at_once_and_without_one_nobody_is_the_opera
     assert httpx2.post(f"{server.url}/admin/v1/reload", headers=OPERATOR).status_code == 401
     new = {"authorization": "Bearer new"}
     assert httpx2.post(f"{server.url}/admin/v1/reload", headers=new).status_code == 200
+
+
+def test_models_and_the_guards_policy_change_while_it_runs(tiny_llama: Path, glm_home: Path) -> None:
+    settings = {**SETTINGS, "serving": {"models": f"a={tiny_llama}"}, "guard": {"input": "secrets=block"}}
+    write(glm_home / "config.toml", settings)
+    with serving("--threads", "1") as (process, url, _):
+        server = Server(process, url, glm_home / "config.toml")
+
+        def names() -> list[str]:
+            return [model["id"] for model in httpx2.get(f"{url}/v1/models", headers=OPERATOR).json()["data"]]
+
+        def said(text: str, model: str) -> int:
+            body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 2}
+            return httpx2.post(f"{url}/v1/chat/completions", json=body, headers=OPERATOR, timeout=60).status_code
+
+        secret = "AKIAIOSFODNN7EXAMPLE is the key"
+        assert (names(), said(secret, "a"), said("a", "a")) == (["a"], 400, 200)
+        write(
+            server.file,
+            {**SETTINGS, "serving": {"models": f"a={tiny_llama}, b={tiny_llama}, c={glm_home}/nowhere"}},
+        )
+        reloaded = server.post("/admin/v1/reload")
+        assert reloaded["applied"] == ["guard.input", "serving.models"]
+        assert list(reloaded["failed"]) == ["c"]
+        assert {"a", "b"} <= set(names())
+        assert (said(secret, "a"), said(secret, "b")) == (200, 200)
+        write(server.file, {**settings, "serving": {"models": f"b={tiny_llama}"}})
+        assert server.post("/admin/v1/reload")["failed"] == {}
+        assert (names(), said(secret, "b"), said("a", "b")) == (["b"], 400, 200)
+        write(server.file, {**settings, "guard": {"input": "secrts=block"}})
+        assert "did you mean 'secrets'?" in server.post("/admin/v1/reload", status=400)["error"]["message"]
+        assert said(secret, "b") == 400

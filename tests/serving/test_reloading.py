@@ -86,9 +86,10 @@ def test_what_takes_a_while_is_waited_for_after_everything_is_in_force() -> None
     newest, seen = Newest(), []
 
     def prepare(_: Settings) -> Commit:
-        async def slowly() -> None:
+        async def slowly() -> dict[str, str]:
             await asyncio.sleep(0)
             seen.append(list(newest.in_force))
+            return {"the model big": "there is no room"}
 
         return slowly
 
@@ -96,8 +97,9 @@ def test_what_takes_a_while_is_waited_for_after_everything_is_in_force() -> None
     newest.reloading.add(LiveChange(frozenset({"crush.max_num_seqs"}), prepare))
     newest.reloading.add(newest.change("gateway.audit", lambda new: new.gateway.audit))
     newest.now = settings(audit="off", num_seqs=3)
-    newest.reload()
+    reloaded = newest.reload()
     assert seen == [["off"]]
+    assert str(reloaded) == ("in force now: crush.max_num_seqs, gateway.audit; the model big failed: there is no room")
 
 
 def test_a_file_that_appears_changes_or_goes_is_noticed(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import pytest
 from glm_crush.cache_settings import CacheSettings
 from glm_crush.config import CrushSettings, Settings, StorageSettings
 from glm_crush.errors import ConfigError
+from glm_crush.guard_settings import GuardSettings
+from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.local_encoder import serve_loaded_encoder
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.response_cache.question import answer_in, question_in
 from glm_crush.serving.served_encoder import ServedEncoder, ServedEncoders
@@ -40,11 +43,14 @@ def encoder(tmp_path: Path) -> Iterator[ServedEncoder]:
 def start(start_server: Callable[..., Any], encoder: ServedEncoder) -> Start:
     """A server that gives a similar answer at once: four in ten may be wrong."""
 
-    def started(engine: ScriptedEngine | None = None, *, database: Any = None, **settings: Any) -> RunningServer:
+    def started(
+        engine: ScriptedEngine | None = None, *, database: Any = None, guard: Any = None, **settings: Any
+    ) -> RunningServer:
         chosen = CacheSettings(**{"semantic": "on", "semantic_error_bound": 0.4, "persist": False} | settings)
 
-        def parts(models: ServedModels) -> list[ResponseCache]:
-            return [ResponseCache(models, chosen, database, chance=lambda: 0.5)]
+        def parts(models: ServedModels) -> list[ServerPart]:
+            guarding = [] if guard is None else [GuardPart(models, guard)]
+            return [*guarding, ResponseCache(models, chosen, database, chance=lambda: 0.5)]
 
         encoders = ServedEncoders([encoder])
         server: RunningServer = start_server(engine, parts=parts, key="boot", encoders=encoders, database=database)
@@ -230,6 +236,16 @@ def test_a_key_pays_for_no_comparison_and_needs_no_right_to_the_embedding_model(
     usage = httpx2.get(f"{admin}/usage", headers=BEARER).json()
     assert [row["prompt_tokens"] for row in usage["data"]] == [first.json()["usage"]["prompt_tokens"]]
     assert outcome(server, chat(SIMILAR)) == "miss"  # the operator is another tenant
+
+
+def test_a_question_in_which_the_guard_finds_something_gets_no_answer_to_other_words(start: Start) -> None:
+    server = start(guard=GuardSettings(input="pii=block"))
+    post(server, chat(ONE))
+    learnt(server)
+    assert outcome(server, chat(SIMILAR)) == "semantic"
+    asked = httpx2.post(f"{server.url}/v1/chat/completions", json=chat(f"{ONE} to mary@example.com"), headers=BEARER)
+    assert asked.status_code == 400
+    assert asked.json()["error"]["code"] == "content_filter"
 
 
 def test_forgetting_everything_forgets_what_was_learnt(start: Start) -> None:

@@ -141,7 +141,7 @@ def serve(
             held.callback(spawned.discard)
         from glm_crush.cli.console import standard_error
         from glm_crush.cli.models import open_store
-        from glm_crush.cli.serve_models import start_models
+        from glm_crush.cli.serve_models import models_change, start_models
         from glm_crush.serving.adapters import LoraAdapters
         from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
@@ -183,13 +183,17 @@ def serve(
         if settings.api.grpc_port is not None:
             parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
 
+        rules = [] if settings.guard.rules_file is None else [settings.guard.rules_file]
+
         def load_again() -> Settings:
             again = load()
             check_exposure(again)
             return again
 
-        reloading = Reloading(settings, load_again, [settings.config_file])
+        reloading = Reloading(settings, load_again, [settings.config_file, *rules])
         reloading.add(log_level_change())
+        if not given:
+            reloading.add(models_change(models, name))
         app = create_app(
             models,
             settings.api,

@@ -31,29 +31,34 @@ def served_entries(settings: Settings, given: list[str]) -> list[str]:
     return [entry for entry in listed if entry] or [settings.model.name]
 
 
-def models_change(models: ServedModels, given: list[str], name: str | None) -> LiveChange:
-    """The models of the settings can change while the server runs; those given to the verb stay."""
+def models_change(models: ServedModels, name: str | None) -> LiveChange:
+    """The models of the settings can change while the server runs, unless some were given to the verb."""
     from glm_crush.serving.reloading.change import Commit, LiveChange
 
     def prepare(settings: Settings) -> Commit:
-        entries = _named_entries(settings, given, name)
+        entries = _named_entries(settings, [], name)
 
         async def reconcile() -> Mapping[str, str]:
             return (await models.reconcile(entries)).failed
 
         return reconcile
 
-    return LiveChange(frozenset() if given else frozenset({"serving.models", "model.name"}), prepare)
+    return LiveChange(frozenset({"serving.models", "model.name"}), prepare)
 
 
 def _named_entries(settings: Settings, given: list[str], name: str | None) -> list[str]:
-    """The same as `served_entries`, the first under the name that clients call it by."""
+    """The same as `served_entries`, the first under the name that clients call it by.
+
+    Raises:
+        ConfigError: two have one name.
+    """
     from glm_crush.serving.model_pool.local_source import named_models
 
     first, *others = served_entries(settings, given)
     if name is not None:
         [what] = named_models([first]).values()
         first = f"{name}={what}"
+    named_models([first, *others])
     return [first, *others]
 
 

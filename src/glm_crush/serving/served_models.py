@@ -239,8 +239,13 @@ class ServedModels:
         """Serve these models from now on; see `ModelPool.reconcile`."""
         return await self.pool.reconcile(entries)
 
-    def guard_turns(self, guard: TurnGuard) -> None:
-        """Let `guard` check what goes into every model and what comes out, from now on."""
+    @property
+    def guard(self) -> TurnGuard | None:
+        """What checks the turns of every model."""
+        return self._guard
+
+    def guard_turns(self, guard: TurnGuard | None) -> None:
+        """Let `guard` check what goes into every model and what comes out, from now on; None = nothing is checked."""
         self._guard = guard
         for resident in self._chat_residents().values():
             resident.views = {name: replace(model, guard=guard) for name, model in resident.views.items()}

@@ -71,6 +71,10 @@ class TurnGuard(Protocol):
         """A text as the model may see it. Raises as `messages`."""
         ...
 
+    async def is_clean(self, text: str) -> bool:
+        """Whether nothing would be found in what a user says; nothing is written down."""
+        ...
+
     def reply(self) -> ReplyGuard | None:
         """For one reply; None = replies go out as they are."""
         ...

@@ -84,6 +84,15 @@ class Guard:
         filters = self.policy().input
         return text if filters.is_empty else await self._checked(filters, text, parameter, role)
 
+    async def is_clean(self, text: str) -> bool:
+        """See `TurnGuard`."""
+        filters = self.policy().input
+        filtered = filters.apply(text)
+        if filtered.found or filtered.blocked_by is not None:
+            return False
+        checks = [check for check, _ in filters.checks if "user" in check.roles]
+        return not any([await check.applies(text, "input") for check in checks])
+
     def reply(self) -> GuardedReply | None:
         """See `TurnGuard`."""
         filters = self.policy().output

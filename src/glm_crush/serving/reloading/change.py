@@ -12,8 +12,8 @@ from glm_crush.config import Settings
 
 __all__ = ["Commit", "LiveChange"]
 
-# Puts checked settings in force; must not fail. What it returns is waited for when all settings are in force; it says what
-# of them could not be had after all, such as a model, and why.
+# Puts checked settings in force; must not fail. What it returns is waited for when all settings are in force; it says
+# what of them could not be had after all, such as a model, and why.
 Commit = Callable[[], Awaitable[Mapping[str, str]] | None]
 
 

@@ -116,9 +116,7 @@ class Reloading(ServerPart):
                 if outcome is not None:
                     failed |= await outcome
         reloaded = Reloaded(sorted(live), sorted(different - live), failed)
-        _log.log(
-            logging.ERROR if failed else logging.INFO, "the configuration has been read again; %s", reloaded
-        )
+        _log.log(logging.ERROR if failed else logging.INFO, "the configuration has been read again; %s", reloaded)
         return reloaded
 
     async def _reload_and_log(self) -> None:

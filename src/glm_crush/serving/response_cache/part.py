@@ -57,9 +57,7 @@ class ResponseCache(ServerPart):
         self._cache = ExactCache(
             MemoryReplies(settings.max_bytes), ttl_seconds=settings.ttl_seconds, store=_store(settings, database)
         )
-        self._semantic = (
-            None if settings.semantic == "off" else semantic_tier(models.encoders, settings, database, chance)
-        )
+        self._semantic = None if settings.semantic == "off" else semantic_tier(models, settings, database, chance)
 
     def routes(self) -> Sequence[ApiRoute]:
         """What the operator asks."""

@@ -22,6 +22,7 @@ from glm_crush.serving.gateway.admission import acting
 from glm_crush.serving.response_cache.policy import CacheWish, ReplyIdentity
 from glm_crush.serving.response_cache.question import answer_in, question_in
 from glm_crush.serving.served_encoder import ServedEncoder, ServedEncoders
+from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
 
 __all__ = ["SemanticTier", "TextVectors", "semantic_tier"]
@@ -63,10 +64,12 @@ class SemanticTier:
     """What the middleware asks after the exact cache.
 
     Args:
+        models: their guard sees a question before its answer may come from here.
         unasked: whether requests that do not ask for similar answers get them too.
     """
 
-    def __init__(self, cache: SemanticCache, vectors: TextVectors, *, unasked: bool) -> None:
+    def __init__(self, models: ServedModels, cache: SemanticCache, vectors: TextVectors, *, unasked: bool) -> None:
+        self._models = models
         self._cache = cache
         self._vectors = vectors
         self._unasked = unasked
@@ -79,6 +82,9 @@ class SemanticTier:
         question = question_in(identity.path, body)
         if question is None:
             return None
+        guard = self._models.guard
+        if guard is not None and not await guard.is_clean(question.words):
+            return None  # an answer to other words would leave what is in these unseen
         return await self._cache.look_up(identity.tenant, identity.key(question.circumstances), question.words)
 
     def learn(self, lookup: Lookup, path: str, reply_key: str, content_type: str, body: bytes) -> None:
@@ -116,14 +122,14 @@ class SemanticTier:
 
 
 def semantic_tier(
-    encoders: ServedEncoders, settings: CacheSettings, database: LazyDatabase | None, chance: Callable[[], float]
+    models: ServedModels, settings: CacheSettings, database: LazyDatabase | None, chance: Callable[[], float]
 ) -> SemanticTier:
     """The tier as the settings have it.
 
     Raises:
         ConfigError: nothing is served that makes vectors, or a bound is out of its range.
     """
-    if not any(encoder.task == "embed" for encoder in encoders):
+    if not any(encoder.task == "embed" for encoder in models.encoders):
         raise ConfigError(
             f"cache.semantic is {settings.semantic!r} and no embedding model is served to compare questions with; "
             "start with --embedding-model minilm (or set encoders.embedding_model), or set cache.semantic to 'off'"
@@ -134,7 +140,7 @@ def semantic_tier(
         raise ConfigError(
             f"cache.semantic_answer_similarity is {settings.semantic_answer_similarity:g}; give 1 at most"
         )
-    vectors = TextVectors(encoders)
+    vectors = TextVectors(models.encoders)
     cache = SemanticCache(
         SemanticIndex(max_entries=settings.semantic_max_entries, max_bytes=settings.semantic_max_bytes),
         vectors,
@@ -147,7 +153,7 @@ def semantic_tier(
         open_store=_opener(settings, database),
         chance=chance,
     )
-    return SemanticTier(cache, vectors, unasked=settings.semantic == "on")
+    return SemanticTier(models, cache, vectors, unasked=settings.semantic == "on")
 
 
 def _opener(settings: CacheSettings, database: LazyDatabase | None) -> Callable[[], Awaitable[SemanticStore]] | None:
