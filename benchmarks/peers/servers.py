@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from load import LoadResult, Workload, play
@@ -103,9 +103,15 @@ class OpenVinoPipeline:
 Server = HttpServer | OpenVinoPipeline
 
 
-def glm_server(file: Path, *options: str, weight_format: str = "q4", keeps_answers: bool = False) -> HttpServer:
-    """This project's server; without its response cache unless that is what is measured."""
-    command = [Path(sys.executable).parent / "glm", "serve", file, "--weight-format", weight_format, *options]
+def glm_server(
+    file: Path, *options: str, weight_format: str = "q4", keeps_answers: bool = False, before: Sequence[str] = ()
+) -> HttpServer:
+    """This project's server; without its response cache unless that is what is measured.
+
+    `options` stand behind `serve`, those of `before` in front of it.
+    """
+    glm = Path(sys.executable).parent / "glm"
+    command = [glm, *before, "serve", file, "--weight-format", weight_format, *options]
     return HttpServer(f"glm-crush {weight_format}", command, {"GLM_CACHE_ENABLED": str(keeps_answers).lower()})
 
 

@@ -215,7 +215,7 @@ class Engine:
     def _schedule(self) -> ScheduledBatch:
         if self._stored_prefixes is not None:
             self._stored_prefixes.before_step(self.scheduler)
-        most = None if self._step_budget is None else self._step_budget.max_prompt_tokens
+        most = None if self._step_budget is None else self._step_budget.max_prompt_tokens(self.scheduler)
         if self._speculation is None:
             return self.scheduler.schedule(max_decode_steps=self._pacer.num_steps, max_prompt_tokens=most)
         # Beams do not go on with what is drawn.
