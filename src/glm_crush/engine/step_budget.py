@@ -16,14 +16,14 @@ from glm_crush.engine.scheduler import Scheduler
 __all__ = ["StepBudget"]
 
 # A step that goes over is a gap that somebody sees; one that stays under is only a little less efficient.
-_SAFETY = 0.8
+_SAFETY = 0.7
 _SMALLEST_CHUNK = 16  # less would hardly move a prompt on, however slow the machine is
 _FIRST_CHUNK = 64  # before anything has been measured
 _MOST_GROWTH = 2  # from step to step: the first chunks of a prompt are the cheapest
 # What a token costs is measured by depth: below 512 tokens of context, below 1024, 2048, ...
 _FIRST_DEPTH = 512
-# Until two depths have been measured, a token is taken to cost as much more at a third as if attention to so many tokens
-# cost what all the rest does. There are few models of which that is true.
+# Until two depths have been measured, a token is taken to cost as much more at a third as if attention to so many
+# tokens cost what all the rest does. There are few models of which that is true.
 _EVEN_DEPTH = 1024
 _WAITING_LOOKED_AT = 4
 
