@@ -95,9 +95,13 @@ def _open_backend(settings: Settings, model: str | None, url: str | None) -> Abs
 
     @contextmanager
     def remote(server: str) -> Iterator[ChatBackend]:
-        from glm_crush.cli.remote_backend import RemoteBackend
+        from dataclasses import replace
 
-        backend = RemoteBackend(server, model=model, key=settings.api.key)
+        from glm_crush.cli.remote_backend import RemoteBackend
+        from glm_crush.client import Client
+
+        there = replace(settings, client=replace(settings.client, url=server))
+        backend = RemoteBackend(Client.from_settings(there), model=model)
         try:
             yield backend
         finally:

@@ -17,6 +17,7 @@ __all__ = [
     "format_age",
     "format_bytes",
     "format_count",
+    "moment_of",
     "print_error",
     "print_warning",
     "standard_error",
@@ -79,6 +80,11 @@ def format_age(moment: datetime) -> str:
         if count >= 1:
             return f"{count} {unit}{'s' if count > 1 else ''} ago"
     return "now"
+
+
+def moment_of(seconds: float) -> datetime:
+    """A time of the server as one that can be compared."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 @contextmanager

@@ -167,26 +167,9 @@ def revoke(ctx: typer.Context, key: KeyArgument) -> None:
 
 
 def _with_store(ctx: typer.Context, work: Callable[[KeyStore], Awaitable[Result]]) -> Result:
-    """Run work on the installation's keys. Raises StorageError."""
-    import asyncio
+    from glm_crush.cli.key_database import with_key_store
 
-    from glm_crush.serving.gateway.secrets import SecretHasher
-    from glm_crush.storage.lazy import LazyDatabase
-
-    settings = settings_from(ctx)
-
-    async def run() -> Result:
-        from glm_crush.serving.gateway.key_store import KeyStore
-
-        database = LazyDatabase(settings.storage, settings.store.home)
-        try:
-            store = KeyStore(await database.open(), SecretHasher(settings.gateway.hash_key))
-            await store.open()
-            return await work(store)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
+    return with_key_store(settings_from(ctx), work)
 
 
 def _seconds(text: str, option: str) -> float:

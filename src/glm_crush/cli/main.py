@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from glm_crush.cli import (
+    batch,
     bench,
     chat,
     config,
@@ -18,9 +19,11 @@ from glm_crush.cli import (
     inspect,
     keys,
     list_models,
+    logs,
     mcp,
     merge,
     perplexity,
+    ps,
     pull,
     quantize,
     rerank,
@@ -29,6 +32,7 @@ from glm_crush.cli import (
     selfcheck,
     serve,
     show,
+    stop,
     version,
 )
 from glm_crush.cli.options import root_options
@@ -51,7 +55,7 @@ _EXAMPLES = """
   [cyan]glm bench smollm2:135m --json[/]  [dim]how fast it is here[/]
 """
 
-_TALK, _MODELS, _MEASURE, _SETUP = "Talk", "Models", "Measure", "Set up"
+_TALK, _SERVER, _MODELS, _MEASURE, _SETUP = "Talk", "A running server", "Models", "Measure", "Set up"
 
 app = typer.Typer(
     name="glm",
@@ -94,6 +98,10 @@ app.command("mcp", rich_help_panel=_TALK)(mcp.mcp)
 app.command("embed", rich_help_panel=_TALK)(embed.embed)
 app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
 app.command("guard", rich_help_panel=_SETUP)(guard.guard)
+app.command("ps", rich_help_panel=_SERVER, epilog=ps.EXAMPLES)(ps.ps)
+app.command("stop", rich_help_panel=_SERVER, epilog=stop.EXAMPLES)(stop.stop)
+app.command("logs", rich_help_panel=_SERVER, epilog=logs.EXAMPLES)(logs.logs)
+app.add_typer(batch.app, name="batch", rich_help_panel=_SERVER)
 app.command("pull", rich_help_panel=_MODELS)(pull.pull)
 app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
 app.command("ls", hidden=True)(list_models.list_models)

@@ -28,9 +28,10 @@ from glm_crush.client.async_transport import AsyncTransport
 from glm_crush.client.attempts import RetryPolicy
 from glm_crush.client.batch_result import BatchResult
 from glm_crush.client.bind import AsyncGroup, async_flow, async_method, async_pages, async_stream
-from glm_crush.client.connect import connection_options
+from glm_crush.client.connect import client_settings, connection_options
 from glm_crush.client.log_feed import AsyncLogFeed, Level
 from glm_crush.client.stream import AsyncStream
+from glm_crush.config import Settings
 
 __all__ = ["AsyncClient"]
 
@@ -42,6 +43,7 @@ class Files(AsyncGroup):
     list = async_pages(files.list_files)
     get = async_method(files.get)
     content = async_method(files.content)
+    lines = async_stream(files.lines)
     delete = async_method(files.delete)
 
 
@@ -80,6 +82,7 @@ class Models(AsyncGroup):
 
     list = async_method(models.list_models)
     get = async_method(models.get)
+    running = async_method(models.running)
     loaded = async_method(models.loaded)
     load = async_method(models.load)
     unload = async_method(models.unload)
@@ -147,17 +150,22 @@ class AsyncClient(AsyncGroup):
         Raises:
             ConfigError: the address or a setting cannot be.
         """
-        options = connection_options(
+        settings = client_settings(
             url,
             api_key,
             timeout_seconds=timeout_seconds,
             connect_seconds=connect_seconds,
             max_retries=max_retries,
             max_connections=max_connections,
-            verify=verify,
-            headers=headers,
         )
-        self._use(AsyncTransport(options))
+        self._use(AsyncTransport(connection_options(settings, verify=verify, headers=headers)))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A client as a configuration that has been loaded says."""
+        client = cls.__new__(cls)
+        client._use(AsyncTransport(connection_options(settings)))
+        return client
 
     def _use(self, transport: AsyncTransport) -> None:
         super().__init__(transport)
@@ -195,10 +203,11 @@ class AsyncClient(AsyncGroup):
     version = async_method(server.version)
     load = async_method(server.load)
     metrics = async_method(server.metrics)
+    request = async_method(server.request)
 
-    def logs(self, level: Level = "info") -> AsyncLogFeed:
-        """The server's log from now on; see `AsyncLogFeed`."""
-        return AsyncLogFeed(self._transport.options, level)
+    def logs(self, level: Level = "info", *, recent: int = 0) -> AsyncLogFeed:
+        """The server's log from now on, after so many lines of what it wrote before; see `AsyncLogFeed`."""
+        return AsyncLogFeed(self._transport.options, level, recent)
 
     def with_options(
         self,

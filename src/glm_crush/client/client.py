@@ -28,10 +28,11 @@ from glm_crush.client import (
 from glm_crush.client.attempts import RetryPolicy
 from glm_crush.client.batch_result import BatchResult
 from glm_crush.client.bind import SyncGroup, sync_flow, sync_method, sync_pages, sync_stream
-from glm_crush.client.connect import connection_options
+from glm_crush.client.connect import client_settings, connection_options
 from glm_crush.client.log_feed import Level, LogFeed
 from glm_crush.client.stream import Stream
 from glm_crush.client.sync_transport import SyncTransport
+from glm_crush.config import Settings
 
 __all__ = ["Client"]
 
@@ -43,6 +44,7 @@ class Files(SyncGroup):
     list = sync_pages(files.list_files)
     get = sync_method(files.get)
     content = sync_method(files.content)
+    lines = sync_stream(files.lines)
     delete = sync_method(files.delete)
 
 
@@ -80,6 +82,7 @@ class Models(SyncGroup):
 
     list = sync_method(models.list_models)
     get = sync_method(models.get)
+    running = sync_method(models.running)
     loaded = sync_method(models.loaded)
     load = sync_method(models.load)
     unload = sync_method(models.unload)
@@ -147,17 +150,22 @@ class Client(SyncGroup):
         Raises:
             ConfigError: the address or a setting cannot be.
         """
-        options = connection_options(
+        settings = client_settings(
             url,
             api_key,
             timeout_seconds=timeout_seconds,
             connect_seconds=connect_seconds,
             max_retries=max_retries,
             max_connections=max_connections,
-            verify=verify,
-            headers=headers,
         )
-        self._use(SyncTransport(options))
+        self._use(SyncTransport(connection_options(settings, verify=verify, headers=headers)))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A client as a configuration that has been loaded says."""
+        client = cls.__new__(cls)
+        client._use(SyncTransport(connection_options(settings)))
+        return client
 
     def _use(self, transport: SyncTransport) -> None:
         super().__init__(transport)
@@ -195,10 +203,11 @@ class Client(SyncGroup):
     version = sync_method(server.version)
     load = sync_method(server.load)
     metrics = sync_method(server.metrics)
+    request = sync_method(server.request)
 
-    def logs(self, level: Level = "info") -> LogFeed:
-        """The server's log from now on; see `LogFeed`."""
-        return LogFeed(self._transport.options, level)
+    def logs(self, level: Level = "info", *, recent: int = 0) -> LogFeed:
+        """The server's log from now on, after so many lines of what it wrote before; see `LogFeed`."""
+        return LogFeed(self._transport.options, level, recent)
 
     def with_options(
         self,

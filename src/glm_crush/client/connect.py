@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 from glm_crush.client.attempts import RetryPolicy
 from glm_crush.client.wire import ConnectionOptions
-from glm_crush.config import load_settings
+from glm_crush.config import Settings, load_settings
 
-__all__ = ["connection_options"]
+__all__ = ["client_settings", "connection_options"]
 
 
-def connection_options(
+def client_settings(
     url: str | None,
     api_key: str | None,
     *,
@@ -23,15 +23,13 @@ def connection_options(
     connect_seconds: float | None,
     max_retries: int | None,
     max_connections: int | None,
-    verify: ssl.SSLContext | bool,
-    headers: Mapping[str, str] | None,
-) -> ConnectionOptions:
-    """How the server is reached.
+) -> Settings:
+    """The configuration, with what a client was given in its place.
 
     Raises:
-        ConfigError: the address or a setting cannot be.
+        ConfigError: a setting cannot be.
     """
-    settings = load_settings(
+    return load_settings(
         flags={
             "client.url": url,
             "api.key": api_key,
@@ -41,6 +39,16 @@ def connection_options(
             "client.max_connections": max_connections,
         }
     )
+
+
+def connection_options(
+    settings: Settings, *, verify: ssl.SSLContext | bool = True, headers: Mapping[str, str] | None = None
+) -> ConnectionOptions:
+    """How the server is reached.
+
+    Raises:
+        ConfigError: the address cannot be one.
+    """
     return ConnectionOptions(
         url=settings.server_url,
         api_key=settings.api.key,

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from glm_crush.client.call import Call, Flow, PageCall, Upload, given, place, read_as
+from glm_crush.client.call import Call, Flow, PageCall, StreamCall, Upload, given, place, read_as
 from glm_crush.client.result import Deleted, Result
 
-__all__ = ["File", "content", "delete", "get", "list_files", "upload"]
+__all__ = ["File", "content", "delete", "get", "lines", "list_files", "upload"]
 
 
 class File(Result, frozen=True):
@@ -72,6 +72,23 @@ def content(file_id: str) -> Call[bytes]:
     return Call(method="GET", path=path, parse=lambda answer: answer.content)
 
 
+def lines(file_id: str) -> StreamCall[str, None]:
+    """What is in a file of text, line by line, without holding all of it; see `Stream`."""
+    return StreamCall(method="GET", path=place("v1", "files", file_id, "content"), pieces="lines", reader=_Lines)
+
+
 def delete(file_id: str) -> Call[Deleted]:
     """Delete a file."""
     return Call(method="DELETE", path=place("v1", "files", file_id), parse=read_as(Deleted))
+
+
+class _Lines:
+    """Lines as they are; the end of the file is theirs."""
+
+    is_complete = True
+
+    def read(self, text: str) -> list[str]:
+        return [text]
+
+    def whole(self) -> None:
+        """Nothing is kept."""

@@ -43,6 +43,7 @@ class LogLine(Result, frozen=True):
 class _Message(Result, frozen=True):
     type: str
     line: LogLine | None = None
+    recent: int = 0
     status: int = 500
     error: Mapping[str, Any] | None = None
 
@@ -55,9 +56,11 @@ class LogFeed(Iterator[LogLine]):
             print(line.message)
     """
 
-    def __init__(self, options: ConnectionOptions, level: Level) -> None:
+    def __init__(self, options: ConnectionOptions, level: Level, recent: int = 0) -> None:
         self._options = options
         self._level = level
+        self._recent = recent
+        self.num_recent = 0
         self._open = ExitStack()
         self._socket: ClientConnection | None = None
 
@@ -85,8 +88,8 @@ class LogFeed(Iterator[LogLine]):
                 socket = self._open.enter_context(connect(**_arguments(self._options)))
             except (OSError, WebSocketException) as failure:
                 raise _refused(failure, self._options) from failure
-            socket.send(_subscription(self._level))
-            _check_subscribed(self._read(socket), self._options)
+            socket.send(_subscription(self._level, self._recent))
+            self.num_recent = _subscribed(self._read(socket), self._options)
             self._socket = socket
         return self._socket
 
@@ -107,9 +110,11 @@ class AsyncLogFeed(AsyncIterator[LogLine]):
             print(line.message)
     """
 
-    def __init__(self, options: ConnectionOptions, level: Level) -> None:
+    def __init__(self, options: ConnectionOptions, level: Level, recent: int = 0) -> None:
         self._options = options
         self._level = level
+        self._recent = recent
+        self.num_recent = 0
         self._open = AsyncExitStack()
         self._socket: AsyncConnection | None = None
 
@@ -139,8 +144,8 @@ class AsyncLogFeed(AsyncIterator[LogLine]):
                 socket = await self._open.enter_async_context(connect(**_arguments(self._options)))
             except (OSError, WebSocketException) as failure:
                 raise _refused(failure, self._options) from failure
-            await socket.send(_subscription(self._level))
-            _check_subscribed(await self._read(socket), self._options)
+            await socket.send(_subscription(self._level, self._recent))
+            self.num_recent = _subscribed(await self._read(socket), self._options)
             self._socket = socket
         return self._socket
 
@@ -167,8 +172,9 @@ def _arguments(options: ConnectionOptions) -> dict[str, Any]:
     }
 
 
-def _subscription(level: Level) -> str:
-    return msgspec.json.encode({"type": "logs", "level": level}).decode()
+def _subscription(level: Level, recent: int) -> str:
+    wanted = {"recent": recent} if recent else {}
+    return msgspec.json.encode({"type": "logs", "level": level, **wanted}).decode()
 
 
 def _message(text: str | bytes, options: ConnectionOptions) -> _Message:
@@ -181,9 +187,12 @@ def _message(text: str | bytes, options: ConnectionOptions) -> _Message:
     return message
 
 
-def _check_subscribed(text: str | bytes, options: ConnectionOptions) -> None:
-    if _message(text, options).type != "logs":
+def _subscribed(text: str | bytes, options: ConnectionOptions) -> int:
+    """Number of lines from before that come first."""
+    message = _message(text, options)
+    if message.type != "logs":
         raise ProtocolError(f"{options.url} did not confirm that it sends its log")
+    return message.recent
 
 
 def _line(text: str | bytes, options: ConnectionOptions) -> LogLine:

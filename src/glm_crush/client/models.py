@@ -15,12 +15,14 @@ __all__ = [
     "LoadedModel",
     "LoadedModels",
     "Model",
+    "RunningModel",
     "get",
     "list_models",
     "load",
     "load_adapter",
     "loaded",
     "pin",
+    "running",
     "unload",
     "unload_adapter",
     "unpin",
@@ -43,6 +45,19 @@ class Model(Result, frozen=True):
     capabilities: Mapping[str, bool] = {}
     dimensions: int | None = None
     status: _Status = _Status()
+
+
+class RunningModel(Result, frozen=True):
+    """A model that answers now, as Ollama's API tells it; `expires_at` in ISO 8601, in the year 9999 for "stays"."""
+
+    name: str
+    size: int = 0
+    context_length: int | None = None
+    expires_at: str = ""
+
+
+class _Running(Result, frozen=True):
+    models: tuple[RunningModel, ...]
 
 
 class LoadedModel(Result, frozen=True):
@@ -88,13 +103,23 @@ def get(name: str) -> Call[Model]:
     return Call(method="GET", path=place("v1", "models", name), parse=read_as(Model))
 
 
+def running() -> Call[tuple[RunningModel, ...]]:
+    """The models that are in memory; for keys with the scope models."""
+    read = read_as(_Running)
+
+    def models(answer: Answer) -> tuple[RunningModel, ...]:
+        return read(answer).models
+
+    return Call(method="GET", path="/api/ps", parse=models)
+
+
 def loaded() -> Call[LoadedModels]:
-    """Every model's place in memory; for keys with the scope admin."""
+    """Every model's place in memory; for keys with the scope manage."""
     return Call(method="GET", path="/admin/v1/models", parse=read_as(LoadedModels))
 
 
 def load(name: str, *, pin: bool | None = None, keep_alive: float | str | None = None) -> Call[LoadedModel]:
-    """Load a model, and wait until it is; for keys with the scope admin.
+    """Load a model, and wait until it is; for keys with the scope manage.
 
     Args:
         name: of a served or stored model.
@@ -106,17 +131,17 @@ def load(name: str, *, pin: bool | None = None, keep_alive: float | str | None =
 
 
 def unload(name: str) -> Call[LoadedModel]:
-    """Take a model out of memory; requests that run end first. For keys with the scope admin."""
+    """Take a model out of memory; requests that run end first. For keys with the scope manage."""
     return Call(method="POST", path=_path(name, "unload"), parse=read_as(LoadedModel))
 
 
 def pin(name: str) -> Call[LoadedModel]:
-    """Keep a model in memory; it is loaded if it is not. For keys with the scope admin."""
+    """Keep a model in memory; it is loaded if it is not. For keys with the scope manage."""
     return Call(method="PUT", path=_path(name, "pin"), parse=read_as(LoadedModel))
 
 
 def unpin(name: str) -> Call[LoadedModel]:
-    """Let a model go when room is needed. For keys with the scope admin."""
+    """Let a model go when room is needed. For keys with the scope manage."""
     return Call(method="DELETE", path=_path(name, "pin"), parse=read_as(LoadedModel))
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+from glm_crush.config import ContextPolicy
+from glm_crush.types import ContextNote
+
 __all__ = ["ContextReport", "Deleted", "Result", "Usage"]
 
 
@@ -35,13 +38,26 @@ class _ReplyDetails(Result, frozen=True):
 class ContextReport(Result, frozen=True):
     """What was done to a conversation that was too long; see `ContextNote`."""
 
-    policy: str
+    policy: ContextPolicy
     context_length: int
     prompt_tokens_before: int
     prompt_tokens: int
     dropped_messages: tuple[int, ...] = ()
     shortened_message: int | None = None
     summary: str | None = None
+
+    def describe(self) -> str:
+        """One line for people."""
+        note = ContextNote(
+            policy=self.policy,
+            context_length=self.context_length,
+            num_tokens_before=self.prompt_tokens_before,
+            num_tokens=self.prompt_tokens,
+            dropped=self.dropped_messages,
+            shortened=self.shortened_message,
+            summary=self.summary,
+        )
+        return note.describe()
 
 
 class Usage(Result, frozen=True):

@@ -6,11 +6,12 @@ Above: the two clients. Below: nothing but the call.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from glm_crush.client.call import Answer, Call, read_as
+from glm_crush.client.call import Answer, Call, given, read_as
 from glm_crush.client.result import Result
 
-__all__ = ["Load", "ModelLoad", "Readiness", "health", "load", "metrics", "ready", "version"]
+__all__ = ["Load", "ModelLoad", "Readiness", "health", "load", "metrics", "ready", "request", "version"]
 
 
 class Readiness(Result, frozen=True):
@@ -77,3 +78,26 @@ def metrics() -> Call[str]:
         return answer.content.decode()
 
     return Call(method="GET", path="/metrics", parse=text)
+
+
+def request(
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    query: Mapping[str, str | int] | None = None,
+    repeatable: bool = False,
+) -> Call[Any]:
+    """Any route that answers in JSON, for those that have no method of their own.
+
+        client.request("POST", "/v1/messages/count_tokens", {"messages": [...]})
+
+    Args:
+        method: "GET", "POST", ...
+        path: beginning with a slash.
+        body: sent as JSON.
+        query: parameters behind the path.
+        repeatable: whether doing it twice does no harm, so that it may be sent again after a broken connection.
+    """
+    parse = read_as(object)
+    return Call(method=method, path=path, body=body, parse=parse, repeatable=repeatable, **given(query=query))

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import httpx2
-
+from glm_crush.client import AsyncClient
+from glm_crush.errors import GlmError
 from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.in_process import InProcessCaller
 from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["Answer", "Backend", "HttpBackend", "InProcessBackend"]
+
+
+_REFUSED = 503
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,19 @@ class InProcessBackend:
 class HttpBackend:
     """A running server."""
 
-    def __init__(self, url: str, key: str | None) -> None:
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self._client = httpx2.AsyncClient(base_url=url, headers=headers, timeout=httpx2.Timeout(600.0, connect=5.0))
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Over HTTP; a server that cannot be reached is an answer with status 503."""
+        """Over HTTP; a refusal, or a server that cannot be reached, is an answer that says so."""
         return await self._ask("POST", path, body)
 
     async def models(self) -> Answer:
         """Over HTTP."""
         return await self._ask("GET", "/v1/models", None)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
         try:
-            reply = await self._client.request(method, path, json=body)
-            return Answer(reply.status_code, reply.json())
-        except (httpx2.HTTPError, ValueError) as error:
-            message = f"the server at {self._client.base_url} does not answer: {error}; is it running? (glm serve)"
-            return Answer(503, {"error": {"message": message}})
+            return Answer(200, await self._client.request(method, path, body, repeatable=True))
+        except GlmError as error:
+            return Answer(_REFUSED, {"error": {"message": str(error)}})

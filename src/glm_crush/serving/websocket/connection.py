@@ -182,17 +182,18 @@ class Connection:
         if self._logs is not None:
             self._logs.cancel()
             self._logs = None
-        if message.subscribe:
-            admission = await self._gateway.open(self._credentials, "GET /admin/v1/logs")
-            admission.close(200)
-            listening = asyncio.Event()
-            self._logs = asyncio.create_task(self._follow_logs(message.level, listening))
-            await listening.wait()
-        await self._send(server_message("logs", subscribed=message.subscribe, level=message.level))
+        if not message.subscribe:
+            await self._send(server_message("logs", subscribed=False, level=message.level))
+            return
+        admission = await self._gateway.open(self._credentials, "GET /admin/v1/logs")
+        admission.close(200)
+        self._logs = asyncio.create_task(self._follow_logs(message))
 
-    async def _follow_logs(self, level: str, listening: asyncio.Event) -> None:
-        with self._feed.subscribed(level) as subscription:
-            listening.set()
+    async def _follow_logs(self, message: Logs) -> None:
+        with self._feed.subscribed(message.level, message.recent) as (subscription, recent):
+            await self._send(server_message("logs", subscribed=True, level=message.level, recent=len(recent)))
+            for line in recent:
+                await self._send(server_message("log", line=line))
             async for line in subscription.lines():
                 await self._send(server_message("log", line=line))
 

@@ -16,6 +16,7 @@ from typing import Any
 __all__ = ["LogFeed", "LogSubscription"]
 
 _MOST_LINES = 1000
+_MOST_RECENT = 1000
 _FACTS = ("request_id", "method", "path", "status", "milliseconds")
 
 
@@ -53,31 +54,48 @@ class LogSubscription:
 
 
 class LogFeed(logging.Handler):
-    """Hands every line of the root logger to the subscribers that want its level."""
+    """Hands every line of the root logger to the subscribers that want its level, and keeps the newest ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self._subscriptions: set[LogSubscription] = set()
+        self._recent: deque[tuple[int, dict[str, Any]]] = deque(maxlen=_MOST_RECENT)
+        self._num_listeners = 0
 
     @contextmanager
-    def subscribed(self, level: str) -> Iterator[LogSubscription]:
-        """A subscription, until the block ends."""
-        subscription = LogSubscription(logging.getLevelNamesMapping()[level.upper()])
-        root = logging.getLogger()
-        if not self._subscriptions:
-            root.addHandler(self)
-        self._subscriptions.add(subscription)
+    def listening(self) -> Iterator[None]:
+        """Keep lines, until the block ends."""
+        if self._num_listeners == 0:
+            logging.getLogger().addHandler(self)
+        self._num_listeners += 1
         try:
-            yield subscription
+            yield
         finally:
-            self._subscriptions.remove(subscription)
-            if not self._subscriptions:
-                root.removeHandler(self)
+            self._num_listeners -= 1
+            if self._num_listeners == 0:
+                logging.getLogger().removeHandler(self)
+
+    @contextmanager
+    def subscribed(self, level: str, recent: int = 0) -> Iterator[tuple[LogSubscription, list[dict[str, Any]]]]:
+        """A subscription, until the block ends; and the newest of the lines before it, at most so many."""
+        subscription = LogSubscription(logging.getLevelNamesMapping()[level.upper()])
+        with self.listening():
+            self.acquire()  # between the lines before and those after it none is lost
+            try:
+                kept = [line for number, line in self._recent if number >= subscription.level]
+                self._subscriptions.add(subscription)
+            finally:
+                self.release()
+            try:
+                yield subscription, kept[max(0, len(kept) - recent) :]
+            finally:
+                self._subscriptions.discard(subscription)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by logging, from any thread."""
+        """Called by logging, from any thread, one at a time."""
         line = {"time": record.created, "level": record.levelname.lower(), "message": record.getMessage()}
         line |= {name: getattr(record, name) for name in _FACTS if hasattr(record, name)}
+        self._recent.append((record.levelno, line))
         for subscription in list(self._subscriptions):
             if record.levelno >= subscription.level:
                 subscription.offer(line)

@@ -7,7 +7,8 @@ admitted, counted and limited on its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -50,6 +51,12 @@ class WebSocketPart(ServerPart):
     def socket_routes(self) -> Sequence[BaseRoute]:
         """The one route."""
         return [WebSocketRoute("/v1/ws", self._serve)]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The log is kept from the start, so that whoever comes later can hear what was before."""
+        with self._feed.listening():
+            yield
 
     async def _serve(self, socket: WebSocket) -> None:
         gateway: Gateway = socket.scope["state"]["gateway"]

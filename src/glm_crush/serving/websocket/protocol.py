@@ -45,10 +45,11 @@ class Ping(_Message):
 
 
 class Logs(_Message):
-    """Begin or end to hear the server's log, from `level` on."""
+    """Begin or end to hear the server's log, from `level` on; first at most `recent` lines that were written before."""
 
     type: Literal["logs"]
     subscribe: bool = True
+    recent: Annotated[int, Field(ge=0)] = 0
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -1,0 +1,133 @@
+"""`glm logs`: the log of a running server, the newest lines and those to come."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glm_crush.cli.options import JsonOption, settings_from
+from glm_crush.cli.server_options import ApiKeyOption, UrlOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glm_crush.client import Client, LogLine
+    from glm_crush.client.log_feed import LogFeed
+    from glm_crush.config import Settings
+
+__all__ = ["EXAMPLES", "logs"]
+
+_MOST = 1000  # lines that a server keeps
+_COLOURS = {"debug": "dim", "info": "cyan", "warning": "yellow", "error": "bold red", "critical": "bold red"}
+EXAMPLES = """
+[bold]Examples[/]
+
+  [cyan]glm logs[/]  [dim]the newest lines[/]
+
+  [cyan]glm logs -f --level warning[/]  [dim]go on, until Ctrl-C, with what is serious[/]
+
+  [cyan]glm logs -n 1000 --request req_24b5...[/]  [dim]what happened to one request[/]
+"""
+
+
+class LogLevel(StrEnum):
+    """How serious a line is."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def logs(
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=_MOST, help="Newest lines to begin with.")] = 100,
+    level: Annotated[
+        LogLevel, typer.Option("--level", help="Only lines that are at least so serious.")
+    ] = LogLevel.info,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="ID", help="Only lines of the request with this id.")
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Show the log of a running server: requests, warnings, errors; no prompt and no reply is in it.
+
+    It needs a key with the scope admin. For the server on this machine one is made when it is first needed.
+    """
+    settings = settings_from(ctx, client__url=url, api__key=api_key)
+    with _subscribed(settings, level.value, lines) as feed:
+        chosen = feed if follow else islice(feed, feed.num_recent)
+        show = _print_json if as_json else _printer()
+        try:
+            for line in chosen:
+                if request is None or line.request_id == request:
+                    show(line)
+        except KeyboardInterrupt:
+            return
+
+
+def _subscribed(settings: Settings, level: str, lines: int) -> LogFeed:
+    """The feed, entered; with the operator's key if the server is this installation's and wants one."""
+    from glm_crush.cli.operator_key import operator_key
+    from glm_crush.client import Client
+    from glm_crush.client.wire import is_loopback
+    from glm_crush.errors import AccessDeniedError, AuthenticationError
+
+    client = Client.from_settings(settings)
+    try:
+        return _entered(client, level, lines)
+    except (AccessDeniedError, AuthenticationError):
+        if settings.api.key is not None or not is_loopback(client.url):
+            raise
+    try:
+        return _entered(_with_key(settings, operator_key(settings)), level, lines)
+    except AuthenticationError:
+        return _entered(_with_key(settings, operator_key(settings, afresh=True)), level, lines)
+
+
+def _with_key(settings: Settings, key: str) -> Client:
+    from dataclasses import replace
+
+    from glm_crush.client import Client
+
+    return Client.from_settings(replace(settings, api=replace(settings.api, key=key)))
+
+
+def _entered(client: Client, level: str, lines: int) -> LogFeed:
+    from typing import Any
+
+    chosen: Any = level
+    with client:  # the feed has a connection of its own
+        return client.logs(chosen, recent=lines).__enter__()
+
+
+def _print_json(line: LogLine) -> None:
+    import json
+
+    typer.echo(json.dumps(line.to_dict(), ensure_ascii=False))
+
+
+def _printer() -> Callable[[LogLine], None]:
+    """Shows lines to people."""
+    from datetime import datetime
+
+    from rich.markup import escape
+
+    from glm_crush.cli.console import print_warning, standard_output
+
+    console = standard_output()
+
+    def show(line: LogLine) -> None:
+        if line.lost:
+            print_warning(f"{line.lost} lines came faster than they were read and are not here")
+        moment = datetime.fromtimestamp(line.time).astimezone()
+        level = f"[{_COLOURS.get(line.level, 'cyan')}]{line.level:<7}[/]"
+        console.print(f"[dim]{moment:%H:%M:%S}[/] {level} {escape(line.message)}", soft_wrap=True)
+
+    return show
