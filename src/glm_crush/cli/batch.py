@@ -125,14 +125,14 @@ def list_batches(
         standard_error().print("[dim]no batches yet: glm batch submit FILE[/]")
         return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("batch", "status", "done", "failed", "total", "endpoint", "since"):
+    for column in ("batch", "status", "done", "failed", "total", "since"):
         right = column in ("done", "failed", "total")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column == "batch")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for row in found:
         counts = row.request_counts
         numbers = (str(counts.done), str(counts.failed), str(counts.total))
         since = format_age(moment_of(row.created_at))
-        table.add_row(f"[cyan]{row.id}[/]", row.status, *numbers, row.endpoint, since)
+        table.add_row(f"[cyan]{row.id}[/]", row.status, *numbers, since)
     standard_output().print(table)
 
 

@@ -85,10 +85,7 @@ def _subscribed(settings: Settings, level: str, lines: int) -> LogFeed:
     except (AccessDeniedError, AuthenticationError):
         if settings.api.key is not None or not is_loopback(client.url):
             raise
-    try:
-        return _entered(_with_key(settings, operator_key(settings)), level, lines)
-    except AuthenticationError:
-        return _entered(_with_key(settings, operator_key(settings, afresh=True)), level, lines)
+    return _entered(_with_key(settings, operator_key(settings)), level, lines)
 
 
 def _with_key(settings: Settings, key: str) -> Client:

@@ -20,32 +20,37 @@ __all__ = ["operator_key"]
 _APPLICATION = "operator of this machine"
 
 
-def operator_key(settings: Settings, *, afresh: bool = False) -> str:
-    """The secret, made when it is first needed; `afresh` when a server no longer knows the one that is kept.
+def operator_key(settings: Settings) -> str:
+    """The secret of a key that may do everything; made when it is first needed, and again when it has been revoked.
 
     Raises:
-        StorageError: the database or the file cannot be written.
+        StorageError: the database or the file cannot be read or written.
     """
     path = settings.store.home / "operator.key"
     try:
-        if not afresh and path.exists():
-            return path.read_text(encoding="utf-8").strip()
-        secret = _make(settings)
-        _write_private(path, secret)
+        kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        secret = _valid(settings, kept)
+        if secret != kept:
+            _write_private(path, secret)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read or written: {error}") from error
     return secret
 
 
-def _make(settings: Settings) -> str:
+def _valid(settings: Settings, kept: str) -> str:
+    """The kept secret if its key is in force, else a new one."""
     from glm_crush.cli.key_database import with_key_store
     from glm_crush.serving.gateway.key_store import KeyStore
 
     async def work(store: KeyStore) -> str:
+        public = kept.rpartition("_")[0]
+        for key in await store.keys():
+            if key.revoked_at is None and any(secret.prefix == public for secret in key.secrets):
+                return kept
         known = {application.name: application for application in await store.applications()}
         application = known.get(_APPLICATION) or await store.register(_APPLICATION)
-        _, secret = await store.create(application.id, "glm", scopes=("*", "admin"))
-        return secret.text
+        _, made = await store.create(application.id, "glm", scopes=("*", "admin"))
+        return made.text
 
     return with_key_store(settings, work)
 

@@ -93,7 +93,9 @@ def _table(rows: list[ModelStatus]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     numbers = ("size", "context", "cache", "running", "waiting", "tokens/s")
     for column in ("model", "kind", *numbers, "until"):
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column != "model"
+        )
     for row in rows:
         table.add_row(
             f"[cyan]{escape(row.model)}[/]",
@@ -111,6 +113,6 @@ def _table(rows: list[ModelStatus]) -> Table:
 
 def _until(moment: float | None) -> str:
     if moment is None:
-        return "it is stopped"
+        return "stays"
     left = max(0.0, moment - time.time())
     return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
