@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from glm_crush.client import Client
 from glm_crush.config import ObservabilitySettings
 from glm_crush.errors import ModelNotFoundError, UnreachableError
 from glm_crush.serving.observability.part import Observability
+from tests.cli.test_serve import serving
 
 pytestmark = pytest.mark.requirement("S11", "O5")
 
@@ -70,6 +72,22 @@ def test_without_metrics_the_models_are_shown_all_the_same(start_server: Start, 
 def test_without_a_server_the_error_names_the_address_and_the_remedy(glm: Any, verb: tuple[str, ...]) -> None:
     with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:9 .*glm serve.*--url"):
         glm("--set", "client.max_retries=0", *verb, "--url", "http://127.0.0.1:9")
+
+
+def test_a_stopped_model_is_out_of_memory_and_comes_back_when_it_is_asked_for(tiny_llama: Path, glm: Any) -> None:
+    with serving(str(tiny_llama), "--name", "tiny", "--threads", "1", "--engine", "in-process") as (_, url, _lines):
+        assert "tiny is out of memory" in glm("stop", "tiny", "--url", url).stderr
+        assert json.loads(glm("ps", "--json", "--url", url).stdout) == []
+        assert "no model in memory" in glm("ps", "--url", url).stderr
+        with Client(url) as client:
+            assert client.models.state("tiny").state == "unloaded"
+            assert client.chat("Hi", max_tokens=2).usage is not None
+            assert client.models.load("tiny", pin=True).pinned
+            assert not client.models.unpin("tiny").pinned
+            assert client.models.pin("tiny").pinned
+            assert [model.name for model in client.models.loaded().data if model.state == "loaded"] == ["tiny"]
+        [row] = json.loads(glm("ps", "--json", "--url", url).stdout)
+        assert (row["model"], row["kind"], row["until"]) == ("tiny", "chat", None)
 
 
 def test_stopping_a_model_that_is_not_there_says_so(start_server: Start, glm: Any) -> None:

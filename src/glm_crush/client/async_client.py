@@ -84,6 +84,7 @@ class Models(AsyncGroup):
     get = async_method(models.get)
     running = async_method(models.running)
     loaded = async_method(models.loaded)
+    state = async_method(models.state)
     load = async_method(models.load)
     unload = async_method(models.unload)
     pin = async_method(models.pin)

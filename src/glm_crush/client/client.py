@@ -84,6 +84,7 @@ class Models(SyncGroup):
     get = sync_method(models.get)
     running = sync_method(models.running)
     loaded = sync_method(models.loaded)
+    state = sync_method(models.state)
     load = sync_method(models.load)
     unload = sync_method(models.unload)
     pin = sync_method(models.pin)

@@ -23,6 +23,7 @@ __all__ = [
     "loaded",
     "pin",
     "running",
+    "state",
     "unload",
     "unload_adapter",
     "unpin",
@@ -116,6 +117,11 @@ def running() -> Call[tuple[RunningModel, ...]]:
 def loaded() -> Call[LoadedModels]:
     """Every model's place in memory; for keys with the scope manage."""
     return Call(method="GET", path="/admin/v1/models", parse=read_as(LoadedModels))
+
+
+def state(name: str) -> Call[LoadedModel]:
+    """One model's place in memory; for keys with the scope manage."""
+    return Call(method="GET", path=place("admin", "v1", "models", name), parse=read_as(LoadedModel))
 
 
 def load(name: str, *, pin: bool | None = None, keep_alive: float | str | None = None) -> Call[LoadedModel]:
