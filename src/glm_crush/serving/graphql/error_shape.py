@@ -11,12 +11,24 @@ from typing import Any
 
 from glm_crush.serving.errors import ErrorReply, ErrorShape
 
-__all__ = ["GRAPHQL_ERRORS", "error_extensions"]
+__all__ = ["GRAPHQL_ERRORS", "classification", "error_extensions"]
+
+_CLASSIFICATIONS = {401: "UNAUTHORIZED", 403: "FORBIDDEN", 429: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "UNAVAILABLE"}
+
+
+def classification(status: int) -> str:
+    """Whose fault an error is, in the words of Spring for GraphQL, which tools know."""
+    return _CLASSIFICATIONS.get(status, "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR")
 
 
 def error_extensions(reply: ErrorReply, request_id: str, parameter: str | None = None) -> dict[str, Any]:
     """What programs read of an error; `parameter` is its name in the schema."""
-    facts: dict[str, Any] = {"code": reply.code or reply.type, "status": reply.status, "type": reply.type}
+    facts: dict[str, Any] = {
+        "code": reply.code or reply.type,
+        "classification": classification(reply.status),
+        "status": reply.status,
+        "type": reply.type,
+    }
     if parameter is not None:
         facts["parameter"] = parameter
     if "retry-after" in reply.headers:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any
 
 from graphql import GraphQLError
+from strawberry.exceptions import StrawberryInputCoercionError
 
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.admin import LimitsBody
-from glm_crush.serving.graphql.error_shape import error_extensions
+from glm_crush.serving.graphql.error_shape import classification, error_extensions
 from glm_crush.serving.openai.embeddings import EmbeddingRequest
 from glm_crush.serving.openai.protocol import ChatRequest, CompletionRequest
 from glm_crush.serving.openai.rerank import RerankRequest
@@ -24,6 +26,8 @@ __all__ = ["DocumentRefused", "field_error", "refusal", "request_error"]
 
 _log = logging.getLogger("glm_crush.serving")
 
+# as graphql-java has them
+_CLASSIFICATIONS = {"graphql_parse_failed": "InvalidSyntax", "graphql_validation_failed": "ValidationError"}
 _REQUESTS = (ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, LimitsBody)
 _NAMES = {name for request in _REQUESTS for name in request.model_fields if "_" in name} | {"expires_at", "key_id"}
 _OTHERS = {"structured_outputs.json": "responseFormat.jsonSchema", "structured_outputs": "responseFormat"}
@@ -55,7 +59,8 @@ def refusal(message: str, code: str, status: int = 400) -> DocumentRefused:
 
 def request_error(error: GraphQLError, code: str, status: int) -> dict[str, Any]:
     """An error of the document or its variables."""
-    return {**error.formatted, "extensions": {"code": code, "status": status, "type": "invalid_request_error"}}
+    facts = {"code": code, "classification": _CLASSIFICATIONS.get(code) or classification(status), "status": status}
+    return {**error.formatted, "extensions": {**facts, "type": "invalid_request_error"}}
 
 
 def field_error(error: Exception, request_id: str) -> dict[str, Any]:
@@ -64,8 +69,8 @@ def field_error(error: Exception, request_id: str) -> dict[str, Any]:
     cause: BaseException = error
     if isinstance(error, GraphQLError):
         place = {name: value for name, value in error.formatted.items() if name in ("locations", "path")}
-        if error.original_error is None:  # graphql-core's own: a value that does not fit the schema
-            return request_error(error, "graphql_bad_value", 400)
+        if isinstance(error.original_error, (NoneType, StrawberryInputCoercionError)):
+            return request_error(error, "graphql_bad_value", 400)  # a value that does not fit the schema
         cause = error.original_error
     reply = error_reply(cause)
     if reply.status == 500:

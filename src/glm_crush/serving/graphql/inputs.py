@@ -11,7 +11,7 @@ from enum import Enum
 import strawberry
 from strawberry.scalars import JSON
 
-from glm_crush.serving.graphql.scalars import BigInt, TokenIds
+from glm_crush.serving.graphql.scalars import BigInt
 
 __all__ = [
     "ChatInput",
@@ -92,7 +92,7 @@ class SamplingInput:
     n: int | None = strawberry.field(default=None, description="Replies to draw.")
     seed: BigInt | None = strawberry.field(default=None, description="Fixes what is drawn.")
     stop: list[str] | None = strawberry.field(default=None, description="Texts that end the reply.")
-    stop_token_ids: TokenIds | None = strawberry.field(default=None, description="Tokens that end the reply.")
+    stop_token_ids: list[int] | None = strawberry.field(default=None, description="Tokens that end the reply.")
     min_tokens: int | None = strawberry.field(default=None, description="No stop before so many tokens.")
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -187,7 +187,7 @@ class CompletionInput:
     """What `complete` takes."""
 
     prompt: str | None = strawberry.field(default=None, description="Either this or promptTokenIds.")
-    prompt_token_ids: TokenIds | None = None
+    prompt_token_ids: list[int] | None = None
     model: str | None = strawberry.field(default=None, description="Left out: the default one.")
     sampling: SamplingInput | None = None
     response_format: ResponseFormatInput | None = None

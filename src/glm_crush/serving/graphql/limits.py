@@ -1,13 +1,15 @@
-"""What a document costs, before anything is done with it: nesting, and fields with all fragments written out.
+"""What documents and variables cost, before anything is done with them.
 
-Above: `document.py`. Below: graphql-core's syntax tree. A walk visits each node once; what a fragment costs is kept, so
-that fragments of fragments, whose written-out size doubles with each, are counted and never written out.
+Above: `document.py`, `operation.py`. Below: graphql-core's syntax tree. Fields are counted with all fragments written
+out, in a walk that visits each node once; what a fragment costs is kept, so that fragments of fragments, whose
+written-out size doubles with each, are counted and never written out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -20,9 +22,10 @@ from graphql import (
     SelectionSetNode,
 )
 
-__all__ = ["Cost", "document_cost"]
+__all__ = ["Cost", "document_cost", "variables_cost"]
 
 _WORK = 50  # of a field that computes
+_OBJECT = 20  # values that are read in the time of one object
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ def document_cost(document: DocumentNode, working_fields: frozenset[str]) -> Cos
     unused = [counting.of_fragment(name) for name in counting.fragments if not counting.is_known(name)]
     complexity = sum(cost.complexity for cost in [*costs, *unused])
     return Cost(complexity, max((cost.depth for cost in costs), default=0))
+
+
+def variables_cost(variables: Any) -> int:
+    """Values in variables, where an object counts as many: each takes microseconds until it is a request."""
+    cost = 0
+    open_: list[Any] = [variables]
+    while open_:
+        value = open_.pop()
+        if isinstance(value, dict):
+            cost += _OBJECT
+            open_.extend(value.values())
+        elif isinstance(value, list):
+            cost += len(value)
+            open_.extend(item for item in value if isinstance(item, (dict, list)))
+    return cost
 
 
 class _Counting:

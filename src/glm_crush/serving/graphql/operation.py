@@ -7,11 +7,13 @@ in a thread: coercing variables takes time that grows with them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from inspect import isawaitable, iscoroutine
 from typing import Any, Literal
 
-from graphql import ExecutionResult, GraphQLSchema, get_operation_ast
+from graphql import DocumentNode, ExecutionResult, GraphQLSchema, get_operation_ast
 from graphql.execution import (
     Executor,
     create_source_event_stream,
@@ -23,6 +25,7 @@ from glm_crush.graphql_settings import GraphqlSettings
 from glm_crush.serving.graphql.context import OperationContext
 from glm_crush.serving.graphql.document import read_document
 from glm_crush.serving.graphql.errors import DocumentRefused, field_error, refusal
+from glm_crush.serving.graphql.limits import variables_cost
 from glm_crush.serving.graphql.schema import graphql_schema
 
 __all__ = ["GraphqlRequest", "Operation", "Operations", "read_parameters"]
@@ -30,6 +33,9 @@ __all__ = ["GraphqlRequest", "Operation", "Operations", "read_parameters"]
 OperationKind = Literal["query", "mutation", "subscription"]
 
 _LARGE = 20_000  # characters; less is prepared in a few milliseconds
+_MOST_VALUES = 200_000  # in variables
+_LONGEST_KEPT = 2000  # characters of documents that are kept as they were validated: clients send few, many times
+_MOST_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Operations:
     def __init__(self, settings: GraphqlSettings) -> None:
         self._schema: GraphQLSchema = graphql_schema()
         self._settings = settings
+        self._kept = lru_cache(_MOST_KEPT)(self._read)
 
     async def prepare(self, request: GraphqlRequest, context: OperationContext, request_id: str) -> Operation:
         """Everything that can be refused before anything runs is refused here.
@@ -83,7 +90,10 @@ class Operations:
         return await asyncio.to_thread(self._prepare, request, context, request_id)
 
     def _prepare(self, request: GraphqlRequest, context: OperationContext, request_id: str) -> Operation:
-        document = read_document(self._schema, request.query, self._settings)
+        read = self._kept if len(request.query) <= _LONGEST_KEPT else self._read
+        document = read(request.query)
+        if variables_cost(request.variables) > _MOST_VALUES:
+            raise refusal(f"the variables hold more than {_MOST_VALUES} values; send fewer", "graphql_too_large")
         operation = get_operation_ast(document, request.operation_name)
         if operation is None:
             what = "several operations" if request.operation_name is None else "no operation of that name"
@@ -102,7 +112,10 @@ class Operations:
             raise refusal("the variables are nested too deeply", "graphql_bad_value") from None
         if isinstance(executor, list):
             raise DocumentRefused(executor, "graphql_bad_value")
-        return Operation(executor, operation.operation.value, context, request_id)
+        return Operation(executor, operation.operation.value, context, request_id, is_large=request.size >= _LARGE)
+
+    def _read(self, text: str) -> DocumentNode:
+        return read_document(self._schema, text, self._settings)
 
 
 class Operation:
@@ -113,18 +126,23 @@ class Operation:
     """
 
     def __init__(
-        self, executor: Executor[Any], kind: OperationKind, context: OperationContext, request_id: str
+        self,
+        executor: Executor[Any],
+        kind: OperationKind,
+        context: OperationContext,
+        request_id: str,
+        *,
+        is_large: bool = False,
     ) -> None:
         self.kind = kind
         self.context = context
         self._executor = executor
         self._request_id = request_id
+        self._is_large = is_large
 
     async def result(self) -> dict[str, Any]:
         """The response of a query or a mutation."""
-        result = execute_root_selection_set(self._executor)
-        done = result if isinstance(result, ExecutionResult) else await result
-        return self._response(done)
+        return self._response(await self._begun(execute_root_selection_set))
 
     async def results(self) -> AsyncGenerator[dict[str, Any], None]:
         """The responses of any operation; closing the generator ends it.
@@ -134,9 +152,7 @@ class Operation:
         if self.kind != "subscription":
             yield await self.result()
             return
-        source = create_source_event_stream(self._executor)
-        if not isinstance(source, (ExecutionResult, AsyncIterable)):
-            source = await source
+        source = await self._begun(create_source_event_stream)
         if isinstance(source, ExecutionResult):
             yield {"errors": self._errors(source)}
             return
@@ -149,9 +165,28 @@ class Operation:
         finally:
             await stream.aclose()
 
+    async def _begun(self, begin: Callable[[Executor[Any]], Any]) -> Any:
+        """What comes of beginning: arguments are read then, in a thread if they are many."""
+        if not self._is_large:
+            begun = begin(self._executor)
+        else:
+            beginning = asyncio.create_task(asyncio.to_thread(begin, self._executor))
+            try:
+                begun = await asyncio.shield(beginning)
+            except asyncio.CancelledError:
+                beginning.add_done_callback(_forget)
+                raise
+        return await begun if isawaitable(begun) else begun
+
     def _response(self, result: ExecutionResult) -> dict[str, Any]:
         errors = self._errors(result)
         return {**({"errors": errors} if errors else {}), "data": result.data}
 
     def _errors(self, result: ExecutionResult) -> list[dict[str, Any]]:
         return [field_error(error, self._request_id) for error in result.errors or ()]
+
+
+def _forget(beginning: asyncio.Task[Any]) -> None:
+    """What has begun in a thread, and is no more wanted, is never awaited."""
+    if beginning.exception() is None and iscoroutine(beginning.result()):
+        beginning.result().close()

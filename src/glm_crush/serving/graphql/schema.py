@@ -72,7 +72,7 @@ class Query:
         return await vectors.tokenize(info.context, text, model)
 
     @strawberry.field(description="The text of token ids.")
-    async def detokenize(self, info: Info, token_ids: TokenIds, model: _MODEL = None) -> str | None:
+    async def detokenize(self, info: Info, token_ids: list[int], model: _MODEL = None) -> str | None:
         await info.context.begin("tokenize", "detokenize")
         return await vectors.detokenize(info.context, token_ids, model)
 

@@ -59,7 +59,7 @@ async def tokenize(context: OperationContext, text: str, model_name: str | None)
         return TokenIds(token_ids)
 
 
-async def detokenize(context: OperationContext, token_ids: TokenIds, model_name: str | None) -> str:
+async def detokenize(context: OperationContext, token_ids: list[int], model_name: str | None) -> str:
     """Text of ids."""
     async with context.models.use(model_name) as model:
         context.admission.check_model(model.name)
