@@ -108,6 +108,12 @@ def test_mutations_run_one_after_the_other_and_a_refused_one_leaves_the_others(s
     assert [error["path"] for error in response["errors"]] == [["b"]]
 
 
+def test_a_large_conversation_is_read_beside_others(start: Start) -> None:
+    messages = [{"role": "USER", "content": "x" * 20}] * 2000
+    response = ask(start(), CHAT, {"input": {"messages": messages}})
+    assert code_of(response) == "context_length_exceeded"
+
+
 # --- event streams ---
 
 
@@ -261,6 +267,25 @@ def test_what_costs_is_not_done_by_a_link(start: Start) -> None:
     assert engine.prompts == []
 
 
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [
+        ("responseFormat: {}", "ResponseFormatInput"),
+        ('responseFormat: {regex: "a", grammar: "b"}', "ResponseFormatInput"),
+        ("toolChoice: {tool: null}", "tool"),
+        ("chatTemplateKwargs: 1, sampling: {seed: 1.5}", "BigInt"),
+        ('sampling: {maxTokens: "3"}', "Int"),
+        ("sampling: {seed: true}", "BigInt"),
+    ],
+)
+def test_a_value_that_does_not_fit_the_schema_is_the_clients_fault(start: Start, argument: str, field: str) -> None:
+    query = 'mutation { chat(input: {messages: [{role: USER, content: "hi"}], ARGUMENT}) { id } }'
+    query = query.replace("ARGUMENT", argument)
+    response = ask(start(), query)
+    assert code_of(response) in ("graphql_bad_value", "graphql_validation_failed")
+    assert field in response["errors"][0]["message"]
+
+
 # --- what a document may cost ---
 
 
@@ -280,6 +305,11 @@ def test_what_costs_is_not_done_by_a_link(start: Start) -> None:
 )
 def test_documents_that_cost_too_much_are_refused_before_they_cost(start: Start, query: str) -> None:
     assert code_of(ask(start(), query)) in ("graphql_too_large", "graphql_parse_failed")
+
+
+def test_variables_of_too_many_values_are_refused(start: Start) -> None:
+    messages = [{"role": "USER"}] * 10_001
+    assert code_of(ask(start(), CHAT, {"input": {"messages": messages}})) == "graphql_too_large"
 
 
 def test_fragments_within_themselves_are_refused(start: Start) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from glm_crush.errors import RequestError
 from glm_crush.serving.graphql import outputs
 from glm_crush.serving.graphql.context import OperationContext
 from glm_crush.serving.graphql.inputs import EmbeddingInput, RerankInput
@@ -23,7 +24,12 @@ __all__ = ["detokenize", "embed", "list_models", "rerank", "tokenize"]
 
 async def embed(context: OperationContext, given: EmbeddingInput) -> outputs.Embeddings:
     """One vector per text."""
-    done = await compute_vectors(context.models.encoders, embedding_request(given))
+    try:
+        done = await compute_vectors(context.models.encoders, embedding_request(given))
+    except RequestError as error:
+        if error.parameter is not None and error.parameter.partition("[")[0] == "input":
+            error.parameter = error.parameter.replace("input", "texts", 1)
+        raise
     context.num_numbers += done.rows.size
     rows = done.rows.tolist()
     return outputs.Embeddings(
