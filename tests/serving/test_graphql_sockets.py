@@ -53,6 +53,17 @@ def test_a_subscription_streams_tokens_to_the_usual_client(start: Start) -> None
     assert parts[-1]["usage"] == {"totalTokens": 23}
 
 
+def test_every_operation_has_a_line_in_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="glm_crush.serving")
+    with opened(start()) as socket:
+        subscribe(socket, "a", variables=chat_input())
+        until(socket, "complete")
+        subscribe(socket, "b", "{ nonsense }")
+        until(socket, "error")
+    lines = [(record.method, record.path, record.status) for record in caplog.records if hasattr(record, "method")]
+    assert lines == [("WS", "/graphql", 200), ("WS", "/graphql", 400)]
+
+
 def test_operations_of_every_kind_run_side_by_side(start: Start) -> None:
     server = start(ScriptedEngine(script=lambda prompt: prompt.split(":")[1][:2] * 3))
     with opened(server) as socket:

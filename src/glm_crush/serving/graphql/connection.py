@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -188,6 +189,7 @@ class Connection:
     async def _run(self, operation_id: str, request: GraphqlRequest) -> None:
         assert self._credentials is not None
         request_id = f"req_{uuid.uuid4().hex}"
+        started = time.perf_counter()
         status = _CANCELLED
         admission = None
         try:
@@ -207,6 +209,10 @@ class Connection:
         finally:
             if admission is not None:
                 admission.close(status)
+            elapsed = round((time.perf_counter() - started) * 1000)
+            facts = {"method": "WS", "path": "/graphql", "status": status}
+            facts |= {"milliseconds": elapsed, "request_id": request_id}
+            _log.info("%(method)s %(path)s %(status)d %(milliseconds)d ms %(request_id)s", facts, extra=facts)
 
     async def _answer(
         self, operation_id: str, request: GraphqlRequest, context: OperationContext, request_id: str
