@@ -100,29 +100,6 @@ def test_a_client_that_leaves_ends_its_generations(start: Start) -> None:
     assert engine.closed.wait(20)
 
 
-def test_a_client_that_does_not_read_slows_its_generation_and_is_cut_off(start: Start) -> None:
-    written = 0
-
-    def script(_: str) -> str:
-        return "a" * 2_000_000
-
-    engine = ScriptedEngine(script=script)
-    submit = engine.submit
-
-    async def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal written
-        async for delta in submit(*arguments, **options):
-            written += 1
-            yield delta
-
-    engine.submit = counted  # type: ignore[method-assign]
-    with opened(start(engine, part={"send_timeout_seconds": 0.3}), max_queue=1) as socket:
-        subscribe(socket, "a", variables=chat_input(sampling={"maxTokens": 2_000_000}))
-        assert engine.closed.wait(60)
-        assert written < 200_000
-        assert close_code(socket) in (1006, 1008)
-
-
 def test_pings_are_answered_before_and_after_the_introduction(start: Start) -> None:
     with opened(start(), introduce=False) as socket:
         socket.send('{"type": "ping"}')

@@ -175,19 +175,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._flushed()
 
     def handle_websocket_upgrade(self) -> None:
-        """Another protocol takes over, with timeouts of its own; the place is taken until it ends."""
+        """Another protocol takes over; the place is taken until it ends, and what it sends must be read as well."""
         self._forget_deadline()
         self._flushed()
         self.all_connections.set_busy(self)
         release = partial(self.all_connections.remove, self)
-        base: Any = self.ws_protocol_class
-
-        class Counted(base):  # type: ignore[misc]  # whichever uvicorn has found
-            def connection_lost(self, exc: Exception | None) -> None:
-                release()
-                super().connection_lost(exc)
-
-        self.ws_protocol_class = Counted
+        self.ws_protocol_class = _guarded_socket(self.ws_protocol_class, self.limits.write_seconds, release)
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
@@ -275,3 +268,33 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _guarded_socket(base: Any, write_seconds: float, release: Callable[[], None]) -> Any:
+    """The WebSocket protocol that uvicorn has found, but that a client which reads nothing is cut off.
+
+    There is no other way: a close frame would wait behind what is not read.
+    """
+
+    class Guarded(base):  # type: ignore[misc]  # known at run time only
+        _deadline: asyncio.TimerHandle | None = None
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._deadline = self.loop.call_later(write_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._forget_deadline()
+            super().resume_writing()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget_deadline()
+            release()
+            super().connection_lost(exc)
+
+        def _forget_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Guarded

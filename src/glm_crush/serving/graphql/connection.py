@@ -1,8 +1,8 @@
 """One WebSocket that speaks graphql-transport-ws: any number of operations at a time, each a task; one writer.
 
 Above: `part.py`. Below: the operations, the gateway. Every operation is admitted like a request of its own. One that
-sends waits until the socket has taken its message, so a slow client slows its own operations and nobody else; a client
-that takes nothing for a while is cut off.
+sends waits until the socket has taken its message, so a slow client slows its own operations and nobody else; one that
+reads nothing is cut off by the listener (`gateway.write_timeout_seconds`).
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class Connection:
     """Answers the messages of one client until it leaves.
 
     Args:
-        max_operations: at a time. send_timeout_seconds: a client that takes nothing for so long is cut off.
-        init_timeout_seconds: until `connection_init` has come.
+        max_operations: at a time. init_timeout_seconds: until `connection_init` has come.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class Connection:
         accounts: Accounts,
         *,
         max_operations: int,
-        send_timeout_seconds: float,
         init_timeout_seconds: float,
     ) -> None:
         self._socket = socket
@@ -73,7 +71,6 @@ class Connection:
         self._models = models
         self._accounts = accounts
         self._max_operations = max_operations
-        self._send_timeout = send_timeout_seconds
         self._init_timeout = init_timeout_seconds
         self._gateway: Gateway = socket.scope["state"]["gateway"]
         self._guard: BrowserGuard = socket.scope["state"]["browser_guard"]
@@ -239,11 +236,7 @@ class Connection:
         text = to_json(message).decode()
         async with self._writing:
             try:
-                async with asyncio.timeout(self._send_timeout):
-                    await self._socket.send_text(text)
-            except TimeoutError:
-                await self._socket.close(1008, "messages are not read")
-                raise WebSocketDisconnect(1008) from None
+                await self._socket.send_text(text)
             except RuntimeError:  # Starlette: the connection has been closed
                 raise WebSocketDisconnect(1006) from None
 

@@ -56,8 +56,7 @@ class GraphqlPart(ServerPart):
 
     Args:
         ping_interval_seconds: silence after which a stream gives a sign of life.
-        send_timeout_seconds: a WebSocket client that takes nothing for so long is cut off.
-        init_timeout_seconds: how long one may take to introduce itself.
+        init_timeout_seconds: how long a WebSocket client may take to introduce itself.
     """
 
     def __init__(
@@ -66,13 +65,11 @@ class GraphqlPart(ServerPart):
         settings: GraphqlSettings,
         *,
         ping_interval_seconds: float = 15.0,
-        send_timeout_seconds: float = 30.0,
         init_timeout_seconds: float = 10.0,
     ) -> None:
         self._models = models
         self._settings = settings
         self._ping_interval = ping_interval_seconds
-        self._send_timeout = send_timeout_seconds
         self._init_timeout = init_timeout_seconds
         self._accounts: Accounts | None = None
         self._loading = asyncio.Lock()
@@ -111,7 +108,6 @@ class GraphqlPart(ServerPart):
             self._models,
             self._accounts,
             max_operations=self._settings.max_operations,
-            send_timeout_seconds=self._send_timeout,
             init_timeout_seconds=self._init_timeout,
         )
         await connection.run()
