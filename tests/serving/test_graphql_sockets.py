@@ -13,6 +13,8 @@ from gql import Client, GraphQLRequest
 from gql.transport.websockets import WebsocketsTransport
 from websockets.exceptions import ConnectionClosed
 
+from glm_crush.graphql_settings import GraphqlSettings
+from glm_crush.serving.graphql.part import GraphqlPart
 from tests.serving.graphql_client import CHAT, STREAM, chat_input, code_of, opened, serve_graphql, subscribe, until
 from tests.serving.scripted import RunningServer, ScriptedEngine
 
@@ -90,6 +92,25 @@ def test_a_cancelled_subscription_ends_its_generation_and_frees_its_id(start: St
         subscribe(socket, "a", variables=chat_input())
         messages = until(socket, "complete")
     assert text_of(messages, "a").endswith("Hello")
+
+
+def test_a_server_that_stops_lets_operations_end_and_begins_none(start_server: Callable[..., Any]) -> None:
+    engine, made = ScriptedEngine(hold_after=2), []
+
+    def parts(models: Any) -> list[Any]:
+        made.append(GraphqlPart(models, GraphqlSettings()))
+        return made
+
+    with opened(start_server(engine, parts=parts)) as socket:
+        subscribe(socket, "a", variables=chat_input())
+        assert engine.holding.wait(20)
+        made[0].drain()
+        subscribe(socket, "b", variables=chat_input())
+        refused = until(socket, "error")[-1]
+        assert (refused["id"], code_of({"errors": refused["payload"]})) == ("b", "engine_overloaded")
+        socket.send(json.dumps({"type": "complete", "id": "a"}))
+        assert close_code(socket) == 1001
+    assert engine.closed.wait(20)
 
 
 def test_a_client_that_leaves_ends_its_generations(start: Start) -> None:

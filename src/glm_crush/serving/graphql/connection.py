@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from glm_crush.errors import AccessError, OverloadedError
+from glm_crush.serving.draining_socket import ends_in_order
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.accounts import Accounts
 from glm_crush.serving.gateway.admission import acting
@@ -34,6 +35,7 @@ __all__ = ["PROTOCOL", "Connection"]
 PROTOCOL = "graphql-transport-ws"
 _ROUTE = "GET /graphql"
 _CANCELLED = 499
+_GOING_AWAY = 1001
 _LONGEST_ID = 128
 _LONGEST_REASON = 120  # bytes of a close frame
 
@@ -50,9 +52,10 @@ class _Closed(Exception):  # noqa: N818 (an end, not a failure)
 
 
 class Connection:
-    """Answers the messages of one client until it leaves.
+    """Answers the messages of one client until it leaves, or the server does.
 
     Args:
+        draining: set when the server stops: operations that run may end, none is begun.
         max_operations: at a time. init_timeout_seconds: until `connection_init` has come.
     """
 
@@ -62,6 +65,7 @@ class Connection:
         operations: Operations,
         models: ServedModels,
         accounts: Accounts,
+        draining: asyncio.Event,
         *,
         max_operations: int,
         init_timeout_seconds: float,
@@ -70,6 +74,7 @@ class Connection:
         self._operations = operations
         self._models = models
         self._accounts = accounts
+        self._draining = draining
         self._max_operations = max_operations
         self._init_timeout = init_timeout_seconds
         self._gateway: Gateway = socket.scope["state"]["gateway"]
@@ -84,6 +89,8 @@ class Connection:
         """Until the client leaves or breaks the protocol; its operations end with it."""
         offered = self._socket.scope.get("subprotocols", [])
         await self._socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+        ends_in_order(self._socket.scope)
+        leaving = asyncio.create_task(self._leave())
         try:
             if PROTOCOL not in offered:
                 raise _Closed(4406, f"Subprotocol not acceptable: offer {PROTOCOL}")
@@ -96,9 +103,18 @@ class Connection:
         except WebSocketDisconnect:
             pass
         finally:
-            for task in self._tasks:
+            running = [leaving, *self._tasks]
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        """Close the connection once the server stops and the last operation has ended."""
+        await self._draining.wait()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        with suppress(Exception):  # the client was faster
+            await self._socket.close(_GOING_AWAY, "the server stops")
 
     async def _introduce(self) -> None:
         """The first message says who asks; before it only pings are answered."""
@@ -171,6 +187,8 @@ class Connection:
                 raise OverloadedError(
                     f"{len(self._tasks)} operations run on this connection, and no more may; wait for one to end"
                 )
+            if self._draining.is_set():
+                raise OverloadedError("the server stops; ask again on a new connection")
             request = read_parameters(message.get("payload"), message["size"])
         except DocumentRefused as error:
             await self._send({"type": "error", "id": operation_id, "payload": error.formatted()})

@@ -73,12 +73,17 @@ class GraphqlPart(ServerPart):
         self._init_timeout = init_timeout_seconds
         self._accounts: Accounts | None = None
         self._loading = asyncio.Lock()
+        self._draining = asyncio.Event()
         self._operations: Operations | None = None
         self._http: HttpEndpoint | None = None
 
     def administer(self, accounts: Accounts) -> None:
         """Administrators' fields work with them."""
         self._accounts = accounts
+
+    def drain(self) -> None:
+        """Connections end when the operations that run on them have."""
+        self._draining.set()
 
     def routes(self) -> list[ApiRoute]:
         """The path by HTTP."""
@@ -107,6 +112,7 @@ class GraphqlPart(ServerPart):
             operations,
             self._models,
             self._accounts,
+            self._draining,
             max_operations=self._settings.max_operations,
             init_timeout_seconds=self._init_timeout,
         )
