@@ -45,7 +45,7 @@ class Server:
             self.lines.append(line)
 
     def post(self, path: str, body: Any = None, status: int | None = None) -> Any:
-        reply = httpx2.post(f"{self.url}{path}", json=body or {}, headers=OPERATOR)
+        reply = httpx2.post(f"{self.url}{path}", json=body or {}, headers=OPERATOR, timeout=60)
         assert reply.status_code in ((200, 201) if status is None else (status,)), reply.text
         return reply.json()
 
@@ -55,7 +55,9 @@ class Server:
         )
 
     def limit(self) -> int:
-        return int(httpx2.get(f"{self.url}/v1/models", headers=self.key).headers["x-ratelimit-limit-requests"])
+        return int(
+            httpx2.get(f"{self.url}/v1/models", headers=self.key, timeout=60).headers["x-ratelimit-limit-requests"]
+        )
 
     def logged(self, text: str) -> bool:
         return any(text in line for line in self.lines)
@@ -71,7 +73,7 @@ def write(file: Path, settings: dict[str, dict[str, Any]]) -> None:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline, "it did not come"
 
@@ -98,7 +100,7 @@ def test_a_hangup_changes_limits_while_a_stream_runs_unharmed(server: Server) ->
 
 def test_a_changed_file_is_noticed_without_being_told(server: Server) -> None:
     origin = {"origin": "https://shop.example"}
-    asked: Callable[[], Any] = lambda: httpx2.get(f"{server.url}/v1/models", headers=OPERATOR | origin)  # noqa: E731
+    asked: Callable[[], Any] = lambda: httpx2.get(f"{server.url}/v1/models", headers=OPERATOR | origin, timeout=60)  # noqa: E731
     assert "access-control-allow-origin" not in asked().headers
     server.configure(gateway={"cors_origins": "https://shop.example"}, api={"log_level": "info"})
     wait_until(lambda: asked().headers.get("access-control-allow-origin") == "https://shop.example")
@@ -118,7 +120,7 @@ def test_the_reply_names_what_is_in_force_and_what_needs_a_restart(server: Serve
     }
     assert server.post("/admin/v1/reload") == expected
     assert server.post("/admin/v1/reload") == expected | {"applied": []}
-    shown = httpx2.get(f"{server.url}/admin/v1/config", headers=OPERATOR).json()["data"]
+    shown = httpx2.get(f"{server.url}/admin/v1/config", headers=OPERATOR, timeout=60).json()["data"]
     rows = {row["key"]: row for row in shown}
     origin = str(server.file)
     named = {"gateway.concurrency": (3, True, False), "gateway.max_headers": (100, False, True)}
@@ -153,9 +155,9 @@ def test_a_file_that_is_wrong_changes_nothing_and_the_reply_says_why(server: Ser
 def test_another_operators_key_holds_at_once_and_without_one_nobody_is_the_operator(server: Server) -> None:
     server.configure(api={"key": "new"})
     assert server.post("/admin/v1/reload")["applied"] == ["api.key"]
-    assert httpx2.post(f"{server.url}/admin/v1/reload", headers=OPERATOR).status_code == 401
+    assert httpx2.post(f"{server.url}/admin/v1/reload", headers=OPERATOR, timeout=60).status_code == 401
     new = {"authorization": "Bearer new"}
-    assert httpx2.post(f"{server.url}/admin/v1/reload", headers=new).status_code == 200
+    assert httpx2.post(f"{server.url}/admin/v1/reload", headers=new, timeout=60).status_code == 200
 
 
 def test_models_and_the_guards_policy_change_while_it_runs(tiny_llama: Path, glm_home: Path) -> None:
@@ -165,7 +167,9 @@ def test_models_and_the_guards_policy_change_while_it_runs(tiny_llama: Path, glm
         server = Server(process, url, glm_home / "config.toml")
 
         def names() -> list[str]:
-            return [model["id"] for model in httpx2.get(f"{url}/v1/models", headers=OPERATOR).json()["data"]]
+            return [
+                model["id"] for model in httpx2.get(f"{url}/v1/models", headers=OPERATOR, timeout=60).json()["data"]
+            ]
 
         def said(text: str, model: str) -> int:
             body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 2}
