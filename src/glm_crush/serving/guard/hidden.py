@@ -16,6 +16,7 @@ __all__ = ["hidden_rules", "plain_text"]
 _HIDDEN = "\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f"
 _JOINERS = "\u200c\u200d"
 _REMOVED = re.compile(f"[{_HIDDEN}{_JOINERS}\ufe00-\ufe0f]")
+_MARKS = re.compile("[\u0300-\u036f]")  # accents
 
 # Letters of other scripts that look like Latin ones (a part of Unicode's confusables, in lower case).
 _LOOKALIKES = str.maketrans(
@@ -29,7 +30,15 @@ def hidden_rules() -> list[SpanRule]:
     latin = "A-Za-z0-9 "
     return [
         span_rule("hidden", f"[{_HIDDEN}]{{1,64}}", label="", before="", after=""),
-        span_rule("hidden", f"[{_JOINERS}]{{1,8}}", label="", context=f"[{latin}]", before="", after=f"^{latin}"),
+        span_rule(
+            "hidden",
+            f"[{_JOINERS}]{{1,8}}",
+            label="",
+            context=f"[{latin}]",
+            before="",
+            after=f"^{latin}",
+            needs=tuple(_JOINERS),
+        ),
     ]
 
 
@@ -40,6 +49,5 @@ def plain_text(text: str) -> str:
     """
     folded = _REMOVED.sub("", unicodedata.normalize("NFKC", text)).lower().translate(_LOOKALIKES)
     if not folded.isascii():
-        apart = unicodedata.normalize("NFD", folded)
-        folded = unicodedata.normalize("NFC", "".join(c for c in apart if unicodedata.category(c) != "Mn"))
+        folded = unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", folded)))
     return " ".join(folded.split())

@@ -65,7 +65,7 @@ class Injections:
         plain = plain_text(text)
         for name, weight in self._found(plain):
             weights[name] = max(weight, weights.get(name, 0.0))
-        if not text.isascii() and sum(1 for _ in self._hidden.find(text, 0, len(text))) > 0:
+        if not text.isascii() and next(self._hidden.find(text, 0, len(text)), None) is not None:
             weights["hidden"] = 0.3
         squeezed = _SQUEEZED.search(_NO_WORD.sub("", plain)) if _SPACED.search(plain) else None
         if squeezed is not None:

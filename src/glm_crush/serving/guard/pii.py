@@ -234,7 +234,7 @@ def _phones() -> list[SpanRule]:
     spoken = span_rule(
         "pii.phone",
         r"\(?\d{2,4}\)?(?:[ .\-]?\d{2,5}){2,3}",
-        context=rf"(?:{'|'.join(words)})(?: number| me at| us at| no|号码)?[ :.：nNº°]{{0,4}}(?:is |é |是)?",
+        context=rf"(?:{'|'.join(words)})(?: number| me at| us at| no|号码)?[ :.：nNº°]{{0,4}}(?:is |é o |é |是)?",
         check=_international,
         ignore_case=True,
         needs=words,

@@ -70,6 +70,7 @@ class SpanRule:
         is_guess: too often wrong to be on unless it is asked for by name.
         unfinished: matches a beginning that reaches to the end of the text, for a rule whose expressions are not
             Python's; None = `source` and `starts` are joined with those of other rules.
+        parsed: what `source` was made of, where it is Python's: what a match may cost is told by it.
     """
 
     name: str
@@ -84,6 +85,7 @@ class SpanRule:
     needs: tuple[str, ...] = ()
     is_guess: bool = False
     unfinished: Expression | None = None
+    parsed: tuple[Node, ...] = ()
 
     @property
     def joins(self) -> bool:
@@ -151,6 +153,7 @@ def span_rule(
         tail=tail,
         first=f"{flag}{'|'.join(dict.fromkeys(firsts(node if lead is None else Row((lead, node)))[0]))})",
         needs=needs,
+        parsed=(node,) if lead is None else (lead, node),
         is_guess=is_guess,
     )
 
