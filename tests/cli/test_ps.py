@@ -91,5 +91,5 @@ def test_a_stopped_model_is_out_of_memory_and_comes_back_when_it_is_asked_for(ti
 
 
 def test_stopping_a_model_that_is_not_there_says_so(start_server: Start, glm: Any) -> None:
-    with pytest.raises(ModelNotFoundError, match="other"):
+    with pytest.raises(ModelNotFoundError, match=r"other is not in memory at http.*glm ps"):
         glm("stop", "other", "--url", start_server(key="operator").url, "--api-key", "operator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush import AsyncClient, Client, errors
+from glm_crush.client.chat_reply import ChatReader
 from glm_crush.client.lines import LineCutter
 from glm_crush.error_codes import ERROR_CODES
 
@@ -146,3 +148,13 @@ def test_lines_are_cut_at_line_feeds_only_wherever_the_pieces_end(lines: list[st
         whole = whole[size:]
     found += cutter.rest()
     assert found == [line for line in lines if line.encode().strip()]
+
+
+@pytest.mark.parametrize("names", [("reasoning",), ("reasoning_content",), ("reasoning", "reasoning_content")])
+def test_reasoning_is_read_under_the_names_that_servers_give_it(names: tuple[str, ...]) -> None:
+    reader = ChatReader()
+    deltas = [dict.fromkeys(names, text) for text in ("Two ", "and two.")] + [{"content": "4"}]
+    chunks = [json.dumps({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    events = [event for chunk in chunks for event in reader.read(chunk)]
+    assert [(event.reasoning, event.content) for event in events] == [("Two ", ""), ("and two.", ""), ("", "4")]
+    assert (reader.whole().reasoning, reader.whole().content) == ("Two and two.", "4")

@@ -29,7 +29,11 @@ def stop(
     from rich.markup import escape
 
     from glm_crush.cli.console import standard_error
+    from glm_crush.errors import ModelNotFoundError
 
     with open_client(ctx, url, api_key) as client:
-        client.models.unload(model)
+        try:
+            client.models.unload(model)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(f"{model} is not in memory at {client.url}; glm ps shows what is") from error
         standard_error().print(f"[green]{escape(model)}[/] is out of memory; it comes back when it is asked for")
