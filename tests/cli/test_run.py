@@ -109,7 +109,7 @@ def test_it_shows_where_a_prompt_left_what_an_earlier_run_has_kept(glm: Glm, tin
     first = glm("run", str(tiny_llama), words, *options)
     assert "0 of " in first.stderr
     second = glm("run", str(tiny_llama), words + "eight", *options)
-    assert re.search(r"[1-9]\d+ of \d+ prompt tokens were cached; nothing that goes on from here", second.stderr)
+    assert re.search(r"[1-9]\d+ of \d+ prompt tokens were cached; nobody had gone on with token", second.stderr)
     reply = json.loads(glm("run", str(tiny_llama), words, *options, "--json").stdout)
     assert reply["cache"]["reason"] == "complete"
     assert reply["cache"]["cached_tokens"] == reply["cached_tokens"] > 0

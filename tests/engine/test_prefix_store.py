@@ -21,6 +21,7 @@ from glm_crush.kernels.native import Executor
 from tests.engine.scripted import sampled
 from tests.engine.tiny_model import make_reference_executor
 from tests.models.tiny import tiny_checkpoint
+from tests.models.tiny_adapter import tiny_adapter
 
 pytestmark = pytest.mark.requirement("E6")
 
@@ -125,6 +126,21 @@ def test_a_second_engine_reads_what_the_first_has_written(tmp_path, caplog):
     assert "is written by another process; this one reads it only" in caplog.text
     assert restored(tmp_path, [1, *PROMPT]) == 0
     assert restored(tmp_path, [2, *PROMPT]) == 64
+
+
+def test_an_adapter_is_restored_by_its_content_and_shares_nothing_with_the_model(tmp_path):
+    base = tiny_checkpoint("llama", tmp_path, max_position_embeddings=128)
+    folder = tiny_adapter(tmp_path / "poet", base)
+    replies, hits = [], []
+    for name in ("poet", "bard"):
+        with make_llm(tmp_path) as llm:
+            llm.load_adapter(name, folder)
+            [output] = llm.generate(PROMPT, replace(GREEDY, adapter=name))
+            replies.append(output.outputs)
+            hits.append(llm.metrics.prefix_store_hits)
+    assert replies[0] == replies[1]
+    assert hits == [0, 64]
+    assert restored(tmp_path) == 0
 
 
 def test_a_store_without_a_prefix_cache_is_refused(tmp_path):

@@ -77,7 +77,7 @@ def test_openai_counts_and_explains(start: Start, ask: Callable[[RunningServer],
     assert cache["after"].startswith("witches")
     assert cache["explanation"] == (
         f"12 of {cache['prompt_tokens']} prompt tokens were cached; what had been computed before goes on otherwise "
-        "from token 14 on ('s')"
+        "than with token 14 ('s')"
     )
 
 
@@ -127,8 +127,11 @@ def test_a_websocket_counts_and_explains(start: Start) -> None:
     ("report", "words"),
     [
         (CacheReport(16, 16, "complete"), "only the last block, which is not full or holds the last token"),
-        (CacheReport(16, 16, "evicted"), "has given way to other prompts since from token 16 on ('i')"),
-        (CacheReport(0, 0, "new"), "nothing that goes on from here had been computed"),
+        (
+            CacheReport(16, 16, "evicted"),
+            "what goes on with token 16 ('i') had been computed and has given way to other prompts since",
+        ),
+        (CacheReport(0, 0, "new"), "nobody had gone on with token 0 ('u'), for this model, adapter and tenant"),
     ],
 )
 def test_every_reason_has_its_words(start: Start, report: CacheReport, words: str) -> None:

@@ -16,9 +16,9 @@ __all__ = ["CacheExplanation", "explain_cache"]
 _TOKENS_BEFORE, _TOKENS_AFTER = 12, 12
 _REASONS = {
     "complete": "only the last block, which is not full or holds the last token, had to be computed",
-    "new": "nothing that goes on from here had been computed, for this model, adapter and tenant",
-    "evicted": "what follows had been computed and has given way to other prompts since",
-    "diverged": "what had been computed before goes on otherwise",
+    "new": "nobody had gone on with {token}, for this model, adapter and tenant",
+    "evicted": "what goes on with {token} had been computed and has given way to other prompts since",
+    "diverged": "what had been computed before goes on otherwise than with {token}",
 }
 
 
@@ -61,7 +61,7 @@ def explain_cache(
     position = report.num_cached_tokens if shared_with_others else report.position
     total = len(prompt_token_ids)
     token = decode(prompt_token_ids[position : position + 1])
-    place = "" if report.reason == "complete" else f" from token {position} on ({token!r})"
+    reason = _REASONS[report.reason].format(token=f"token {position} ({token!r})")
     return CacheExplanation(
         cached_tokens=report.num_cached_tokens,
         prompt_tokens=total,
@@ -70,7 +70,5 @@ def explain_cache(
         before=decode(prompt_token_ids[max(0, position - _TOKENS_BEFORE) : position]),
         token=token,
         after=decode(prompt_token_ids[position + 1 : position + 1 + _TOKENS_AFTER]),
-        explanation=(
-            f"{report.num_cached_tokens} of {total} prompt tokens were cached; {_REASONS[report.reason]}{place}"
-        ),
+        explanation=f"{report.num_cached_tokens} of {total} prompt tokens were cached; {reason}",
     )
