@@ -53,32 +53,36 @@ class LocalSource:
     """Loads models as the settings say.
 
     Args:
-        settings: of every model; `serving.load_on_demand` says whether requests may have any model of the store.
+        settings: of every model.
         store: the model store.
         path_of: finds, and may fetch, what the operator named; None = as the store does.
+
+    Attributes:
+        load_on_demand: whether requests may have any model of the store.
     """
 
     def __init__(self, settings: Settings, store: ModelStore, *, path_of: Callable[[str], Path] | None = None) -> None:
         self._settings = settings
         self._store = store
         self._path_of = path_of or store.resolve
+        self.load_on_demand = settings.serving.load_on_demand
         self._served: Mapping[str, str] = {}
 
-    def serve(self, entries: Sequence[str]) -> list[str]:
+    def serve(self, entries: Sequence[str]) -> dict[str, str]:
         """Have these, and the encoders of the settings; see `ModelSource`."""
         encoders = (self._settings.encoders.embedding_model, self._settings.encoders.reranker_model)
         further = dict.fromkeys(name for name in encoders if name is not None and name not in entries)
         self._served = named_models([*entries, *further])
-        return list(self._served)
+        return dict(self._served)
 
     def has(self, name: str) -> bool:
         """Whether it can be loaded."""
-        return name in self._served or (self._settings.serving.load_on_demand and self._is_stored(name))
+        return name in self._served or (self.load_on_demand and self._is_stored(name))
 
     def loadable(self) -> list[LoadableModel]:
         """What the operator named, then what is stored."""
         stored = {model.name: int(model.modified.timestamp()) for model in self._store.list()}
-        names = dict.fromkeys([*self._served, *(stored if self._settings.serving.load_on_demand else ())])
+        names = dict.fromkeys([*self._served, *(stored if self.load_on_demand else ())])
         return [LoadableModel(name, stored.get(name, 0)) for name in names]
 
     def prepare(self, name: str, limit_bytes: int | None) -> PreparedModel:

@@ -71,7 +71,7 @@ class ModelPool:
         clock: seconds, for what is idle.
 
     Attributes:
-        metrics: what it has done. served: names of the models that it was started with, the first one first.
+        metrics: what it has done. served: the models that it is to have, by name, and what each stands for.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ModelPool:
     ) -> None:
         self.metrics = PoolMetrics()
         self.residency = residency or Residency()
-        self.served: list[str] = []
+        self.served: dict[str, str] = {}
         self._kinds: dict[str, Kind] = {}
         self._source = source
         self._clock = clock
@@ -190,7 +190,7 @@ class ModelPool:
             self._forget(slot)
             raise
         self.residency.loaded(slot, self._clock())
-        self.served.append(prepared.name)
+        self.served.setdefault(prepared.name, prepared.name)
         self._kinds[prepared.name] = prepared.kind
         return stay.resident
 
@@ -234,24 +234,25 @@ class ModelPool:
         stay = self._dismiss(name, reason)
         await stay.gone.wait()
 
-    async def reconcile(self, entries: Sequence[str]) -> ModelChanges:
-        """Serve these models from now on, in this order: new ones are loaded and pinned, others go when they can.
+    async def reconcile(self, entries: Sequence[str], *, pinned: bool = True) -> ModelChanges:
+        """Serve these models from now on, in this order: new ones are loaded, others go when they can.
 
         Args:
-            entries: a name of the store, a path, or NAME=PATH.
+            entries: a name of the store, a path, or NAME=PATH. One that stands for another model now is loaded anew.
+            pinned: whether the new ones stay until they are told to go.
         """
         assert self._source is not None
-        names = self._source.serve(entries)
-        removed = tuple(name for name in self.served if name not in names)
-        added = tuple(name for name in names if name not in self.served)
-        self.served = names
-        for name in removed:
-            if self.residency.get(name) is not None:
-                self._dismiss(name, "removed")
+        before, now = self.served, self._source.serve(entries)
+        self.served = now
+        removed = tuple(name for name, what in before.items() if now.get(name) != what)
+        added = tuple(name for name, what in now.items() if before.get(name) != what)
+        leaving = {name: self._dismiss(name, "removed") for name in removed if self.residency.get(name) is not None}
         failed = {}
         for name in added:
             try:
-                await self.load(name, pinned=True)
+                if name in leaving:
+                    await leaving[name].gone.wait()
+                await self.load(name, pinned=pinned)
             except GlmError as error:
                 failed[name] = str(error)
         return ModelChanges(added, removed, failed)

@@ -87,8 +87,8 @@ class ModelSource(Protocol):
         """All that can be."""
         ...
 
-    def serve(self, entries: Sequence[str]) -> list[str]:
-        """Have these too from now on, and no others but those of the store; returns their names.
+    def serve(self, entries: Sequence[str]) -> dict[str, str]:
+        """Have these too from now on, and no others but those of the store; returns what each name stands for.
 
         An entry is a name of the store, a path, or NAME=PATH.
         """
