@@ -91,6 +91,7 @@ def start_models(settings: Settings, given: list[str], name: str | None, spawned
     ttl_seconds = math.inf if serving.model_ttl_seconds is None else serving.model_ttl_seconds
     residency = Residency(budget, ttl_seconds)
     pool = ModelPool(source, residency)
+    pool.served = dict(names)
 
     def open_packed(path: Path, weight_format: str) -> LoadedModel:
         return load_packed(settings, path, weight_format=weight_format)

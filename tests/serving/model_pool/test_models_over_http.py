@@ -245,6 +245,7 @@ def test_operators_load_pin_and_unload(serve: Any) -> None:
     assert server.post("/admin/v1/models/vectors/unload").status_code == 404
     assert server.post("/admin/v1/models/nobody/load").status_code == 404
     assert server.client.get("/admin/v1/models/nobody").status_code == 404
+    server.wait_until(lambda: {row["state"] for row in server.rows().values()} == {"loaded", "unloaded"})
     memory = server.client.get("/admin/v1/models").json()["memory"]
     assert memory["used_bytes"] == memory["pinned_bytes"] == server.rows()["alpha"]["num_bytes"]
 

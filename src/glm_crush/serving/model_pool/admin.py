@@ -55,15 +55,13 @@ class _Admin:
 
     async def list(self, _: Request) -> Response:
         residency = self._pool.residency
-        names = [slot.name for slot in residency if not slot.is_leaving]
-        names += [model.name for model in self._pool.loadable() if model.name not in names]
-        leaving = [self._row(slot.name, slot) for slot in residency if slot.is_leaving and slot.name not in names]
+        names = dict.fromkeys([slot.name for slot in residency] + [model.name for model in self._pool.loadable()])
         memory = {
             "budget_bytes": residency.budget_bytes,
             "used_bytes": residency.used_bytes,
             "pinned_bytes": residency.pinned_bytes(),
         }
-        rows = [self._row(name, residency.get(name)) for name in names] + leaving
+        rows = [self._row(name) for name in names]
         return json_response({"object": "list", "data": rows, "memory": memory})
 
     async def retrieve(self, http: Request) -> Response:
@@ -94,13 +92,17 @@ class _Admin:
         return self._reply(name)
 
     def _reply(self, name: str) -> Response:
-        slot = self._pool.residency.get(name)
-        if slot is None and not self._pool.has(name) and self._pool.kind(name) is None:
+        if not self._pool.has(name) and self._pool.kind(name) is None:
             raise ModelNotFoundError(f"the model {name!r:.100} is not served here; GET /admin/v1/models lists them")
-        return json_response(self._row(name, slot))
+        return json_response(self._row(name))
 
-    def _row(self, name: str, slot: Slot | None) -> dict[str, Any]:
-        pool = self._pool
+    def _slot(self, name: str) -> Slot | None:
+        """The one that requests get; else one that is leaving."""
+        leaving = (slot for slot in self._pool.residency if slot.name == name)
+        return self._pool.residency.get(name) or next(leaving, None)
+
+    def _row(self, name: str) -> dict[str, Any]:
+        pool, slot = self._pool, self._slot(name)
         resident = pool.resident(name)
         state = "unloaded" if slot is None else "unloading" if slot.is_leaving else _STATES[slot.state]
         idle = slot if state == "loaded" and slot is not None and slot.num_users == 0 else None
