@@ -140,6 +140,7 @@ class AuditEntry:
     completion_tokens: BigInt
     cached_tokens: BigInt
     duration_ms: BigInt
+    guard: str | None = strawberry.field(description="What the guard found and did, without the text.")
 
 
 @strawberry.input(description="How much a key may use; what is left out is unlimited.")
