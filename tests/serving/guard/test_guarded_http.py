@@ -10,6 +10,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from websockets.sync.client import connect
 
 from glm_crush.config import CacheSettings, StorageSettings
 from glm_crush.graphql_settings import GraphqlSettings
@@ -17,8 +18,10 @@ from glm_crush.guard_settings import GuardSettings
 from glm_crush.serving.graphql.part import GraphqlPart
 from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.response_cache.part import ResponseCache
+from glm_crush.serving.websocket.part import WebSocketPart
 from glm_crush.storage.lazy import LazyDatabase
 from tests.serving.scripted import RunningServer, ScriptedEngine
+from tests.serving.test_websocket import chat, text_of, until
 
 pytestmark = pytest.mark.requirement("S7")
 
@@ -273,3 +276,31 @@ def test_graphql_is_guarded_too(start_server: Callable[..., RunningServer]) -> N
     assert chat("a@b.org")["data"]["chat"]["choices"] == [{"content": "Write to ", "finishReason": "CONTENT_FILTER"}]
     assert engine.prompts == ["user:[EMAIL]|assistant:"]
     assert "secrets.aws_key" in chat("AKIAIOSFODNN7EXAMPLE")["errors"][0]["message"]
+
+
+def test_generations_over_websockets_are_guarded(start_server: Callable[..., RunningServer]) -> None:
+    engine = ScriptedEngine(script=lambda _: MAIL)
+    settings = GuardSettings(input="pii=redact", output="pii=redact")
+    server = start_server(engine, parts=lambda models: [GuardPart(models, settings), WebSocketPart(models)])
+    with connect(server.url.replace("http", "ws") + "/v1/ws", open_timeout=20) as socket:
+        socket.send(chat("a", "a@b.org"))
+        messages = until(socket, "done")
+    assert text_of(messages, "a") == "Write to [EMAIL] today."
+    assert engine.prompts == ["user:[EMAIL]|assistant:"]
+
+
+def test_the_audit_log_says_which_rules_and_not_what(
+    start_server: Callable[..., RunningServer], tmp_path: Path
+) -> None:
+    server = start_server(
+        ScriptedEngine(script=lambda _: MAIL),
+        key="operator",
+        database=LazyDatabase(StorageSettings(), tmp_path),
+        parts=lambda models: [GuardPart(models, GuardSettings(input="pii=redact", output="pii=redact"))],
+    )
+    headers = {"authorization": "Bearer operator"}
+    httpx2.post(f"{server.url}/v1/chat/completions", json=ask("CPF 529.982.247-25"), headers=headers)
+    rows = httpx2.get(f"{server.url}/admin/v1/audit", headers=headers).json()["data"]
+    [row] = [row for row in rows if row["route"] == "POST /v1/chat/completions"]
+    assert row["guard"] == "input:pii.cpf=redact;n=1, output:pii.email=redact;n=1"
+    assert "529" not in str(rows)
