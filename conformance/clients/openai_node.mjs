@@ -68,7 +68,7 @@ await run({
     const called = [];
     const tool = { type: "function", function: { ...weather.function, parse: JSON.parse, function: (input) => called.push(input.city) && "rain" } };
     const runner = glm.chat.completions.runTools(
-      { model: target.glm_model, messages, tools: [tool], max_tokens: 60, tool_choice: { type: "function", function: { name: "weather" } }, ...atOnce },
+      { model: target.glm_model, messages, tools: [tool], max_tokens: 400, parallel_tool_calls: false, tool_choice: { type: "function", function: { name: "weather" } }, ...atOnce },
       { maxChatCompletions: 1 },
     );
     await runner.done();
