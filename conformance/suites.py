@@ -80,11 +80,11 @@ def _mcp(revision: str) -> Callable[[Servers], list[Check]]:
 
 
 def _openapi(servers: Servers) -> list[Check]:
-    return run_schemathesis(_CLIENTS, f"{servers.keyed_url}/openapi.json", ADMIN_KEY, max_examples=50)
+    return run_schemathesis(_CLIENTS, f"{servers.keyed_url}/openapi.json", ADMIN_KEY, max_examples=25)
 
 
 def _graphql_schema(servers: Servers) -> list[Check]:
-    return run_schemathesis(_CLIENTS, f"{servers.keyed_url}/graphql", ADMIN_KEY, max_examples=50)
+    return run_schemathesis(_CLIENTS, f"{servers.keyed_url}/graphql", ADMIN_KEY, max_examples=50, graphql=True)
 
 
 def _where_graphql_is(checks: Callable[[Servers], list[Check]]) -> Callable[[Servers], list[Check]]:

@@ -51,7 +51,8 @@ class Endpoint:
     """One method of one path.
 
     Attributes:
-        body: what is sent as JSON; `form`: what is sent as multipart/form-data instead, field by field.
+        body: what is sent as JSON, unless `optional_body` allows none.
+        form: what is sent as multipart/form-data instead, field by field.
         streams: the reply may be a stream. dialect: whose errors it has.
         reply: the type of the JSON of a success; None: no body. status: of a success.
         media_type: of a success that is no JSON.
@@ -71,6 +72,7 @@ class Endpoint:
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     form: Mapping[str, Mapping[str, Any]] | None = None
     may_be_unavailable: bool = False
+    optional_body: bool = False
 
 
 def openapi_document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
@@ -116,7 +118,8 @@ def _operation(endpoint: Endpoint, body: Mapping[str, Any] | None, reply: Mappin
     if parameters:
         operation["parameters"] = parameters
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": dict(body)}}}
+        content = {"application/json": {"schema": dict(body)}}
+        operation["requestBody"] = {"required": not endpoint.optional_body, "content": content}
     elif endpoint.form is not None:
         form = _object(**endpoint.form)
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}

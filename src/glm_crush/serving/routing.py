@@ -5,6 +5,7 @@ Above: `app.py`. Below: Starlette. An adapter's list of `ApiRoute` is all that t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 
@@ -19,17 +20,22 @@ from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["ApiRoute", "Handler", "hold_model", "starlette_routes"]
 
+_MODEL = re.compile(r"{(model|model_id)}")
+
 Handler = Callable[[Request], Awaitable[Response]]
 ApiRoute = tuple[Endpoint, Handler]
 
 
 def starlette_routes(routes: Iterable[ApiRoute]) -> list[Route]:
-    """The same routes for Starlette, one for each path, so that a 405 names all its methods."""
+    """The same routes for Starlette, one for each path, so that a 405 names all its methods.
+
+    Names of models may hold slashes; nothing else that stands in a path does.
+    """
     handlers: dict[str, dict[str, Handler]] = {}
     for endpoint, handler in routes:
         handlers.setdefault(endpoint.path, {})[endpoint.method] = handler
     return [
-        Route(path.replace("{model_id}", "{model_id:path}"), _Holding(path, by_method), methods=list(by_method))
+        Route(_MODEL.sub(r"{\1:path}", path), _Holding(path, by_method), methods=list(by_method))
         for path, by_method in handlers.items()
     ]
 

@@ -38,8 +38,11 @@ def model_admin_routes(models: ServedModels) -> list[ApiRoute]:
     """The routes over the server's pool."""
     admin = _Admin(models)
     all_models, model = "/admin/v1/models", "/admin/v1/models/{model}"
+    load = Endpoint(
+        "POST", f"{model}/load", "Load a model; answers when it is loaded.", LoadRequest, optional_body=True
+    )
     return [
-        (Endpoint("POST", f"{model}/load", "Load a model; answers when it is loaded.", LoadRequest), admin.load),
+        (load, admin.load),
         (Endpoint("POST", f"{model}/unload", "Unload a model; answers when it is gone."), admin.unload),
         (Endpoint("PUT", f"{model}/pin", "Keep a model in memory; loads it."), admin.pin),
         (Endpoint("DELETE", f"{model}/pin", "Let a model go when its time has come."), admin.unpin),

@@ -32,9 +32,7 @@ class EmbeddingRequest(StrictModel):
     """POST /v1/embeddings."""
 
     model: str | None = None
-    input: Annotated[
-        str | list[int] | list[str] | list[list[int]], Field(json_schema_extra={"minLength": 1, "minItems": 1})
-    ]
+    input: Annotated[str | list[int] | list[str] | list[list[int]], Field(json_schema_extra={"minItems": 1})]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     # as vLLM names it: longer inputs are cut to so many tokens, -1 = to what the model takes
