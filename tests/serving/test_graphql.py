@@ -341,3 +341,9 @@ def test_a_server_that_nobody_asks_by_graphql_imports_nothing_for_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_two_forms_written_into_the_document_are_refused_as_those_in_variables_are(start: Start) -> None:
+    forms = '{regex: "a", choice: ["b"]}'
+    query = f'mutation {{ complete(input: {{prompt: "Hi", responseFormat: {forms}}}) {{ choices {{ text }} }} }}'
+    assert code_of(ask(start(), query)) == "graphql_bad_value"

@@ -90,6 +90,7 @@ class AuditRow(TypedDict):
     completion_tokens: int
     cached_tokens: int
     duration_ms: int
+    guard: str | None
 
 
 class AuditList(TypedDict):
