@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ollama
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from checks import Checks, target
 
@@ -20,6 +20,7 @@ check = checks.check
 class Answer(BaseModel):
     """What structured replies are parsed into."""
 
+    model_config = ConfigDict(extra="forbid")
     yes: bool
 
 

@@ -150,7 +150,7 @@ class ModelCard(TypedDict):
     owned_by: str
     root: str
     parent: str | None
-    max_model_len: int
+    max_model_len: int | None
     capabilities: dict[str, bool]
     type: Literal["model"]
     display_name: str
