@@ -125,7 +125,8 @@ def encoders(tmp_path: Path) -> Any:
     reranker = serve_loaded_encoder("tiny-rank", loaded_encoder(tmp_path / "rank", **RERANKER), settings)
     served = ServedEncoders([embedding, reranker])
     yield served
-    served.close()
+    for encoder in served:
+        encoder.close()
 
 
 def test_texts_become_vectors_as_long_as_asked_for(start_server: Any, encoders: Any) -> None:

@@ -135,12 +135,12 @@ def test_tokens_are_counted_and_requests_recorded_with_the_fields_they_asked_for
         until(socket, "complete")
     query = """query ($id: ID) {
       usage(keyId: $id) { model requests promptTokens completionTokens }
-      auditLog(keyId: $id) { route status }
+      auditLog(keyId: $id) { route status guard }
     }"""
     records = ask(server, query, {"id": key_id}, key="operator")["data"]
     assert records["usage"] == [{"model": "scripted", "requests": 2, "promptTokens": 36, "completionTokens": 10}]
-    assert {"route": "POST /graphql chat", "status": 200} in records["auditLog"]
-    assert {"route": "GET /graphql chat", "status": 200} in records["auditLog"]
+    assert {"route": "POST /graphql chat", "status": 200, "guard": None} in records["auditLog"]
+    assert {"route": "GET /graphql chat", "status": 200, "guard": None} in records["auditLog"]
 
 
 def test_a_cancelled_subscription_pays_for_what_it_used(serve: Serve) -> None:
