@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from glm_crush.errors import ModelLoadError, ModelNotFoundError, ModelTooLargeError, OverloadedError
+from glm_crush.errors import AccessDeniedError, ModelLoadError, ModelNotFoundError, ModelTooLargeError, OverloadedError
+from glm_crush.serving.gateway.admission import acting
 from glm_crush.serving.model_pool.pool import ModelChanges, ModelPool, WrongKindError
 from glm_crush.serving.model_pool.residency import Residency
 from glm_crush.serving.served_models import ServedModels
@@ -314,3 +315,20 @@ def test_a_model_that_has_gone_is_held_by_nothing() -> None:
         assert engine() is None
 
     served_by(FakeSource({"a": 1}), test)
+
+
+def test_a_key_that_is_not_for_a_model_has_nothing_loaded_for_it() -> None:
+    class Refusing:
+        def check_model(self, model: str) -> None:
+            raise AccessDeniedError(f"the key is not for {model}")
+
+    source = FakeSource({"a": 1})
+
+    async def test(models: ServedModels) -> None:
+        refusing: Any = Refusing()
+        with acting(refusing), pytest.raises(AccessDeniedError, match="not for a"):
+            async with models.use("a"):
+                raise AssertionError
+
+    served_by(source, test)
+    assert source.log == []
