@@ -30,7 +30,6 @@ SESSIONS: dict[str, list[str]] = {
         "> /bye",
     ],
     "inspect": ["glm inspect smollm2:135m"],
-    "bench": ["glm bench smollm2:135m --prompt-tokens 512 --generate-tokens 64 --repeat 3"],
     "selfcheck": ["glm selfcheck smollm2:135m"],
 }
 

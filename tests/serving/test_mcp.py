@@ -191,6 +191,23 @@ def test_a_tool_runs_on_behalf_of_the_key_that_called(mode: str, tmp_path: Path)
     assert "may not use the model" in result.content[0].text
 
 
+@MODES
+def test_a_key_that_may_run_one_request_at_a_time_may_call_a_tool(mode: str, tmp_path: Path) -> None:
+    async def run() -> Any:
+        database = LazyDatabase(StorageSettings(), tmp_path)
+        async with serving(ScriptedEngine(), database=database, key="boot") as url:
+            boot = httpx2.AsyncClient(base_url=url, headers={"authorization": "Bearer boot"})
+            async with boot:
+                await boot.post("/admin/v1/applications", json={"name": "shop"})
+                body = {"application": "shop", "limits": {"concurrency": 1}}
+                key = (await boot.post("/admin/v1/keys", json=body)).json()["key"]
+            http = httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"})
+            async with http, Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client:  # type: ignore[arg-type]
+                return await client.call_tool("generate", {"prompt": "hi"})
+
+    assert asyncio.run(run()).content[0].text == "Hello"
+
+
 def test_a_desktop_client_starts_the_command_and_talks_over_stdio() -> None:
     async def run() -> Any:
         async with serving(ScriptedEngine()) as url, Client(stdio_client(command(url))) as client:

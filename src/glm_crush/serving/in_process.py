@@ -56,8 +56,10 @@ class InProcessCaller:
         """Whether there is a route to post to."""
         return path in self._paths
 
-    async def admit(self, key_id: str | None, path: str, request_id: str = "") -> Admission:
-        """An admission for work that a key queued earlier; the caller closes it.
+    async def admit(
+        self, key_id: str | None, path: str, request_id: str = "", *, holds_slot: bool = False
+    ) -> Admission:
+        """An admission for work that a key queued earlier, or (`holds_slot`) has under way; the caller closes it.
 
         Raises:
             AuthenticationError, AccessDeniedError, RateLimitError: the key is gone, or may not, or not now.
@@ -67,19 +69,19 @@ class InProcessCaller:
             raise AccessDeniedError(f"{path} is not open to the key that queued this work")
         admission = Admission(grant, self._gateway.books, route=f"POST {path}", request_id=request_id, address=None)
         try:
-            await admission.begin()
+            await admission.begin(holds_slot=holds_slot)
         except BaseException:
             admission.close(429)
             raise
         return admission
 
-    async def post(self, path: str, body: bytes, *, key_id: str | None) -> InProcessReply:
-        """Post a JSON body on behalf of a key; every refusal and failure is a reply."""
+    async def post(self, path: str, body: bytes, *, key_id: str | None, holds_slot: bool = False) -> InProcessReply:
+        """Post a JSON body on behalf of a key; every refusal and failure is a reply. See `admit`."""
         request_id = f"req_{uuid.uuid4().hex}"
         reply = _Reply()
         admission: Admission | None = None
         try:
-            admission = await self.admit(key_id, path, request_id)
+            admission = await self.admit(key_id, path, request_id, holds_slot=holds_slot)
             scope = _scope(path, request_id, admission)
             with acting(admission):
                 await self._router(scope, _receiver(body), reply.send)

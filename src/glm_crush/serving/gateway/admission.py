@@ -96,8 +96,11 @@ class Admission:
         grant = self.grant
         return grant.key_id is not None and "admin" not in grant.scopes and not self._books.isolates_tenants
 
-    async def begin(self) -> None:
+    async def begin(self, *, holds_slot: bool = False) -> None:
         """Charge the request itself.
+
+        Args:
+            holds_slot: it is part of a request that counts among those at the same time already.
 
         Raises:
             RateLimitError: too many in the last minute, or at the same time.
@@ -105,6 +108,8 @@ class Admission:
         limits = self.grant.limits
         if limits is not None:
             charges = self._books.meter.request_charges(limits)
+            if holds_slot:
+                charges = [charge for charge in charges if charge.kind != "slots"]
             await self._take(charges)
             self._slots = [charge for charge in charges if charge.kind == "slots"]
 

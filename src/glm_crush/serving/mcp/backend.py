@@ -50,10 +50,10 @@ class InProcessBackend:
         self._caller = caller
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Through the route's own handler."""
+        """Through the route's own handler, as part of the request that calls the tool."""
         admission = current_admission()
         key_id = None if admission is None else admission.grant.key_id
-        reply = await self._caller.post(path, json.dumps(body).encode(), key_id=key_id)
+        reply = await self._caller.post(path, json.dumps(body).encode(), key_id=key_id, holds_slot=True)
         return Answer(reply.status, reply.body)
 
     async def models(self) -> Answer:
