@@ -73,6 +73,13 @@ def test_an_overlap_of_more_than_a_year_is_refused(serve: Serve) -> None:
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "overlap_seconds")
 
 
+def test_a_key_cannot_end_after_the_last_year_of_the_calendar(serve: Serve) -> None:
+    url = serve().url
+    path = f"{url}/admin/v1/keys/{make_key(url)['id']}"
+    reply = httpx2.patch(path, headers=ADMIN, json={"expires_at": 10**30})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "expires_at")
+
+
 def test_what_is_done_to_a_key_is_no_key_of_that_name(serve: Serve) -> None:
     url = serve().url
     path = f"{url}/admin/v1/keys/{make_key(url)['id']}/rotate"

@@ -26,6 +26,7 @@ from glm_crush.storage.database import Database
 __all__ = ["KeyChange", "KeyStore", "Snapshot"]
 
 _LONGEST_OVERLAP_SECONDS = 31_536_000
+_LAST_MOMENT = 253_402_300_799  # the end of the year 9999, where calendars end
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,11 @@ class KeyStore:
     def _future(self, expires_at: float | None) -> float | None:
         if expires_at is not None and expires_at <= self._now():
             raise InvalidParameterError(f"expires_at is {expires_at:g}, which is past", parameter="expires_at")
+        if expires_at is not None and expires_at > _LAST_MOMENT:
+            raise InvalidParameterError(
+                f"expires_at is {expires_at:g}; give seconds since 1970, at most {_LAST_MOMENT}, or leave it out",
+                parameter="expires_at",
+            )
         return expires_at
 
 
