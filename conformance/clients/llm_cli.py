@@ -54,8 +54,8 @@ def _() -> None:
 
 @check("a conversation goes on with `-c`, and usage is logged")
 def _() -> None:
-    llm("My name is Ana.", "-m", "local", "-o", "max_tokens", "4")
-    llm("And yours?", "-c", "-o", "max_tokens", "4")
+    llm("My name is Ana.", "-m", "local", "-o", "max_tokens", "4", "-o", "temperature", "0")
+    llm("And yours?", "-c", "-o", "max_tokens", "4", "-o", "temperature", "0")
     rows = json.loads(llm("logs", "--json", "-n", "2"))
     assert [row["output_tokens"] for row in rows] == [4, 4]
     assert rows[0]["conversation_id"] == rows[1]["conversation_id"]

@@ -52,7 +52,7 @@ def _() -> None:
 
 @check("`chat.completions.create` answers with usage and a finish reason")
 def _() -> None:
-    reply = client.chat.completions.create(model=MODEL, messages=HI, max_tokens=4)
+    reply = client.chat.completions.create(model=MODEL, messages=HI, max_tokens=4, temperature=0)
     assert reply.choices[0].message.role == "assistant"
     assert reply.choices[0].finish_reason == "length"
     assert reply.usage.completion_tokens == 4
@@ -194,7 +194,7 @@ def _() -> None:
     async def work() -> None:
         async with openai.AsyncOpenAI(base_url=f"{TARGET['url']}/v1", api_key="none") as many:
             replies = await asyncio.gather(
-                *(many.chat.completions.create(model=MODEL, messages=HI, max_tokens=3) for _ in range(8))
+                *(many.chat.completions.create(model=MODEL, messages=HI, max_tokens=3, temperature=0) for _ in range(8))
             )
             assert [reply.usage.completion_tokens for reply in replies] == [3] * 8
             stream = await many.chat.completions.create(model=MODEL, messages=HI, max_tokens=500, stream=True)
