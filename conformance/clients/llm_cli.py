@@ -14,6 +14,12 @@ from checks import Checks, target
 TARGET = target()
 FOLDER = Path(tempfile.mkdtemp(prefix="glm-conformance-llm-"))
 LLM = str(Path(sys.executable).with_name("llm"))
+SCHEMA = {
+    "type": "object",
+    "properties": {"yes": {"type": "boolean"}},
+    "required": ["yes"],
+    "additionalProperties": False,
+}
 checks = Checks()
 check = checks.check
 (FOLDER / "extra-openai-models.yaml").write_text(
@@ -48,7 +54,7 @@ def _() -> None:
 
 @check("`--schema` gives JSON of that schema")
 def _() -> None:
-    text = llm("Yes?", "-m", "local", "--schema", "yes bool", "-o", "max_tokens", "60")
+    text = llm("Yes?", "-m", "local", "--schema", json.dumps(SCHEMA), "-o", "max_tokens", "60")
     assert isinstance(json.loads(text)["yes"], bool)
 
 
