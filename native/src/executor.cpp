@@ -95,6 +95,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 4), round_up(layer.value_dim, 16)});
     caches_.emplace_back(cache_shapes_.back().layer_bytes(options_.num_blocks));
   }
+  attention_caches_ = caches_of_like_attention();
   for (const Rope& rope : program_.ropes) {
     rope_tables_.push_back({std::vector<float>(tokens * rope.inv_freq.size()), std::vector<float>(tokens * rope.inv_freq.size())});
   }
@@ -124,6 +125,22 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     moe_hidden_.resize(slots * static_cast<size_t>(needs.moe_intermediate));
     moe_rows_ = carve_rows(row_storage_, slots, static_cast<size_t>(needs.moe_columns), slots);
   }
+}
+
+std::vector<int> Executor::caches_of_like_attention() const {
+  std::vector<int> caches;
+  const AttentionOp* first = nullptr;
+  for (const Op& op : program_.ops) {
+    const auto* attention = std::get_if<AttentionOp>(&op);
+    if (!attention) continue;
+    if (!first) first = attention;
+    const CacheShape &shape = cache_shapes_[static_cast<size_t>(attention->cache)], &like = cache_shapes_[static_cast<size_t>(first->cache)];
+    const bool same = attention->num_heads == first->num_heads && attention->num_kv_heads == first->num_kv_heads && attention->causal == first->causal &&
+                      shape.key_bytes() == like.key_bytes() && shape.value_bytes() == like.value_bytes();
+    if (!same) return {};
+    caches.push_back(attention->cache);
+  }
+  return caches;
 }
 
 size_t Executor::cache_bytes() const {

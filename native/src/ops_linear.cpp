@@ -7,6 +7,8 @@
 namespace glm {
 
 void StepRunner::run() {
+  find_ranges_ahead();
+  look_ahead();
   for (const Op& op : executor.program_.ops) {
     phase_index = 0;
     std::visit([&](const auto& typed) { execute(typed); }, op);
@@ -58,6 +60,7 @@ void StepRunner::matmul(MatmulArgs args, const Matrix& weight, int num_rows, Pre
   args.panels = weight.data;
   args.cols = weight.cols;
   args.num_tokens = num_rows;
+  args.ahead = ahead.base ? &ahead : nullptr;
   args.a = with_columns(num_rows == 1 ? scratch.rows : executor.shared_rows_, weight.cols);
   if (num_rows > 1) {
     share_out(num_rows, kEvenParts, [&](int begin, int end) {

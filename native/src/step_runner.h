@@ -39,6 +39,8 @@ class StepRunner {
   bool only_logit_rows = false;                                // those rows are the wanted ones, in order
   size_t op_index = 0;
   size_t phase_index = 0;  // of the operation
+  FetchAhead ahead;             // keys and values of the next attention
+  size_t attention_index = 0;   // of it
 
   // Calls body(begin, end) for parts of [0, count) until all are done, by whichever threads come. A part is work for a
   // few microseconds at least, `parts` of them for each thread: few for streams of weights, many where costs differ.
@@ -100,6 +102,8 @@ class StepRunner {
 
   // ops_attention.cpp
   void fill_rope_tables(int begin, int end);
+  void find_ranges_ahead();
+  void look_ahead();
   void rotate_and_store(const AttentionOp& op, int begin, int end);
   void attend_tile(const AttentionOp& op, const Tile& tile, int value_dim);
   void merge_chunks(const AttentionOp& op, const Tile& tile, float* all_m, float* all_l, float* all_o, size_t value_dim);

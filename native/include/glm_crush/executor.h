@@ -126,6 +126,7 @@ class Executor {
     Rows rows;                       // one prepared row, private to the thread
     AlignedBuffer<float> normalised; // the row it was made from (mixture of experts)
     SamplerScratch sampler;
+    std::vector<FetchAhead::Range> ahead;  // keys and values that its tiles of attention read, from a layer's first byte
     std::vector<float> choice;       // router scores with bias
     std::vector<int32_t> order;      // experts by score; later the fill position of each expert
   };
@@ -138,6 +139,7 @@ class Executor {
   void check_adapters(const Batch& batch) const;
   std::shared_ptr<const AdapterPlan> plan_adapters(const Batch& batch, bool keeps_logit_rows) const;
   void walk(int thread, uint32_t number);
+  std::vector<int> caches_of_like_attention() const;
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
   void plan_tiles(const Batch& batch, TilePlan& plan) const;
   Rows allocate_rows(int num_rows);
@@ -154,6 +156,7 @@ class Executor {
   Rows shared_rows_;                     // [max_tokens]
   int widest_ = 0;                       // columns, padded
   size_t last_attention_ = 0;            // index of the last Attention operation
+  std::vector<int> attention_caches_;    // of the Attention operations in order; empty where they differ in shape
   bool pools_ = false;                   // the program has a Pool: every token is wanted
   bool whole_sequences_ = false;         // a step computes all tokens of its sequences: pooled, or attention both ways
   int num_positions_ = 0, num_types_ = 0;  // least of any EmbedPositions, offset taken off; 0: there is none

@@ -15,7 +15,7 @@ constexpr int kPairTokens = 6;
 template <Format F, int Tokens>
 class PairTile {
  public:
-  PairTile(const MatmulArgs& args, int begin) : a_(args.a), groups_(args.cols / kGroup) {
+  PairTile(const MatmulArgs& args, int begin) : a_(args.a), ahead_(args.ahead), groups_(args.cols / kGroup) {
     for (int t = 0; t < Tokens; ++t) {
       const auto row = static_cast<size_t>(args.in_rows ? args.in_rows[begin + t] : begin + t);
       q_[t] = args.a.q + row * args.a.stride;
@@ -40,6 +40,7 @@ class PairTile {
         for (int p = 0; p < 2; ++p) sums.of[p][t] = broadcast(a_.init + group_[t] + g);
       dot_group(block + header_bytes(F) + half * 64 * kLines, panel_size, g, sums);
       fold(block + 32 * half, panel_size, g, sums, acc);
+      if (ahead_) ahead_->fetch();
       if (half) block += header_bytes(F) + 2 * 64 * kLines;
     }
 #pragma GCC unroll 2
@@ -109,6 +110,7 @@ class PairTile {
   }
 
   const Rows a_;
+  FetchAhead* const ahead_;
   const int groups_;
   const int8_t* q_[Tokens];  // each token's values
   size_t group_[Tokens];     // where its groups begin
