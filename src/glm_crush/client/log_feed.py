@@ -25,6 +25,9 @@ __all__ = ["AsyncLogFeed", "LogFeed", "LogLine"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
+# Whoever leaves wants no more lines, and the server's farewell stands behind those it has sent.
+_FAREWELL_SECONDS = 1.0
+
 
 class LogLine(Result, frozen=True):
     """One line; `lost` lines before it came faster than they were read."""
@@ -166,6 +169,7 @@ def _arguments(options: ConnectionOptions) -> dict[str, Any]:
         "uri": f"ws{options.url.removeprefix('http')}/v1/ws",
         "additional_headers": options.request_headers(),
         "open_timeout": options.connect_seconds,
+        "close_timeout": _FAREWELL_SECONDS,
         "max_size": None,
         "proxy": None if is_loopback(options.url) else True,
         **tls,
