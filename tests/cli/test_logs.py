@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from glm_crush.client import Client
 from glm_crush.errors import AccessDeniedError
-from tests.cli.test_serve import COMMAND, serving
+from tests.cli.test_serve import serving
 
 pytestmark = pytest.mark.requirement("S11", "O5")
 
@@ -54,7 +55,10 @@ def test_the_owner_of_the_machine_sees_what_was_written_and_what_comes(url: str,
 
 def test_following_goes_on_until_it_is_interrupted(url: str, glm: Any) -> None:
     lines(glm, "--url", url)  # the operator's key is there now
-    command = [*COMMAND, "logs", "-f", "-n", "0", "--json", "--url", url]
+    # Tests that a shell runs in the background ignore SIGINT, and so would their children.
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = [sys.executable, "-c", f"{hear}; from glm_crush.cli.main import main; main()"]
+    command = [*start, "logs", "-f", "-n", "0", "--json", "--url", url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     heard = threading.Event()
 
