@@ -12,8 +12,6 @@
 namespace glm {
 namespace {
 
-constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 // Largest needs of any operation, so that every scratch array is allocated once.
 struct Needs {
   int columns = 64;        // padded columns of any prepared row or normalised input
@@ -204,67 +202,14 @@ void Executor::check(const Batch& b, size_t num_rows) const {
   if (num_rows != 0 && num_rows != b.logit_rows.size()) refuse("sampling rows and logit_rows differ in number");
 }
 
-// Tiles for every distinct attention shape of the program, and where their tokens belong.
-std::shared_ptr<const std::vector<TilePlan>> Executor::plan_attention(const Batch& batch) {
-  for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
-    for (int t = batch.query_start[s]; t < batch.query_start[s + 1]; ++t) sequence_of_token_[static_cast<size_t>(t)] = static_cast<int>(s);
-  }
-  auto plans = std::make_shared<std::vector<TilePlan>>();
-  for (const Op& op : program_.ops) {
-    const auto* attention = std::get_if<AttentionOp>(&op);
-    if (!attention) continue;
-    const auto matches = [&](const TilePlan& p) { return p.num_heads == attention->num_heads && p.num_kv_heads == attention->num_kv_heads && p.causal == attention->causal; };
-    auto plan = std::find_if(plans->begin(), plans->end(), matches);
-    if (plan == plans->end()) {
-      plan = plans->insert(plan, TilePlan{attention->num_heads, attention->num_kv_heads, attention->causal, {}, {}, 0});
-      plan_tiles(batch, *plan);
-    }
-    const size_t row_floats = static_cast<size_t>(round_up(attention->value_dim, 16) + 2);
-    partials_.resize(std::max(partials_.size(), static_cast<size_t>(plan->num_partials) * row_floats));
-  }
-  return plans;
-}
-
-void Executor::plan_tiles(const Batch& batch, TilePlan& plan) const {
-  constexpr int kTileRows = 24;  // divisible by the row counts the kernels like best
-  const int tokens = static_cast<int>(batch.token_ids.size());
-  int total_chunks = 0;
-  for (size_t s = 0; s + 1 < batch.query_start.size(); ++s) {
-    const int begin = batch.query_start[s], end = batch.query_start[s + 1];
-    for_each_head_block(plan.num_heads, plan.num_kv_heads, [&](int kv_head, int first_head, int num_heads) {
-      const int step = std::max(1, kTileRows / num_heads);
-      for (int t = begin; t < end; t += step) {
-        const int count = std::min(step, end - t);
-        const int keys = plan.causal ? batch.positions[static_cast<size_t>(t + count - 1)] + 1 : batch.context_lens[s];
-        const int chunks = (keys + kChunkKeys - 1) / kChunkKeys;
-        plan.tiles.push_back({static_cast<int>(s), kv_head, first_head, num_heads, t, count, first_head * tokens + t * num_heads, 0, chunks, plan.num_partials});
-        plan.num_partials += chunks * count * num_heads;
-        total_chunks += chunks;
-      }
-    });
-  }
-  const int tiles = static_cast<int>(plan.tiles.size());
-  const bool split = tiles < 4 * options_.num_threads && total_chunks > tiles;
-  if (!split) {
-    plan.num_partials = 0;
-    return;
-  }
-  for (int i = 0; i < tiles; ++i) {
-    for (int c = 0; c < plan.tiles[static_cast<size_t>(i)].chunk_end; ++c) plan.items.emplace_back(i, c);
-  }
-  // All heads of a chunk before the next chunk: that is how the cache lies.
-  std::stable_sort(plan.items.begin(), plan.items.end(), [&](const auto& a, const auto& b) {
-    const int first = plan.tiles[static_cast<size_t>(a.first)].sequence, second = plan.tiles[static_cast<size_t>(b.first)].sequence;
-    return first != second ? first < second : a.second < b.second;
-  });
-}
-
 void Executor::forward(const Batch& batch, float* logits, std::span<const SampleRow> rows, std::span<SampledToken> sampled) {
   check(batch, rows.size());
   const auto& wanted = batch.logit_rows;
   const bool ascending = std::is_sorted(wanted.begin(), wanted.end(), std::less_equal<>());
   const bool keeps = !pools_ && ascending && wanted.size() < batch.token_ids.size();
-  Step step{step_.number + 1, batch, logits, rows, sampled, keeps, plan_attention(batch), plan_adapters(batch, keeps)};
+  auto tile_plans = plan_attention(batch);
+  auto ranges_ahead = attention_caches_.empty() ? nullptr : find_ranges_ahead(batch, tile_plans->front());
+  Step step{step_.number + 1, batch, logits, rows, sampled, keeps, std::move(tile_plans), plan_adapters(batch, keeps), std::move(ranges_ahead)};
   {
     const std::lock_guard lock(step_mutex_);
     step_ = step;

@@ -56,46 +56,12 @@ void StepRunner::execute(const AttentionOp& op) {
   look_ahead();
 }
 
-// Which keys and values this thread's tiles read: the same ranges in every layer.
-void StepRunner::find_ranges_ahead() {
-  constexpr int kFewestTokens = 13;             // fewer are bound by the weights' way from memory themselves
-  constexpr size_t kMostBytes = size_t{6} << 20;  // more would drive each other out of the cache
-  scratch.ahead.clear();
-  if (executor.attention_caches_.empty() || tokens < kFewestTokens || !step.tile_plans->front().items.empty()) return;
-  const CacheShape& shape = executor.cache_shapes_[static_cast<size_t>(executor.attention_caches_.front())];
-  const auto& tiles = step.tile_plans->front().tiles;
-  uint8_t* layer = executor.caches_[static_cast<size_t>(executor.attention_caches_.front())].data();
-  const auto add = [&](const uint8_t* at, size_t bytes) {
-    const auto offset = static_cast<size_t>(at - layer);
-    auto& ranges = scratch.ahead;
-    if (!ranges.empty() && ranges.back().offset + ranges.back().bytes == offset) ranges.back().bytes += bytes;
-    else ranges.push_back({offset, bytes});
-  };
-  size_t total = 0;
-  int sequence = -1, kv_head = -1;
-  const size_t first = tiles.size() * static_cast<size_t>(thread) / static_cast<size_t>(threads);
-  const size_t last = tiles.size() * static_cast<size_t>(thread + 1) / static_cast<size_t>(threads);
-  for (size_t i = first; i < last && total < kMostBytes; ++i) {
-    const Tile& tile = tiles[i];
-    if (tile.sequence == sequence && tile.kv_head == kv_head) continue;
-    sequence = tile.sequence;
-    kv_head = tile.kv_head;
-    const int32_t* blocks = batch.block_tables.data() + static_cast<size_t>(sequence) * static_cast<size_t>(batch.max_blocks);
-    const int num_blocks = (batch.context_lens[static_cast<size_t>(sequence)] + kBlockTokens - 1) / kBlockTokens;
-    for (int begin = 0; begin < num_blocks; begin += kSpanBlocks) {  // a chunk's keys, then its values
-      const int end = std::min(num_blocks, begin + kSpanBlocks);
-      for (int b = begin; b < end; ++b) add(shape.block(layer, kv_head, blocks[b]).keys, shape.key_bytes() + shape.scale_bytes());
-      for (int b = begin; b < end; ++b) add(shape.block(layer, kv_head, blocks[b]).values, shape.value_bytes());
-    }
-    total += static_cast<size_t>(num_blocks) * (shape.key_bytes() + shape.scale_bytes() + shape.value_bytes());
-  }
-}
-
+// The keys and values that this thread's tiles of the next attention read, for the products before it.
 void StepRunner::look_ahead() {
   ahead = {};
-  if (scratch.ahead.empty() || attention_index >= executor.attention_caches_.size()) return;
+  if (!step.ranges_ahead || attention_index >= executor.attention_caches_.size()) return;
   ahead.base = executor.caches_[static_cast<size_t>(executor.attention_caches_[attention_index])].data();
-  ahead.left = scratch.ahead;
+  ahead.left = (*step.ranges_ahead)[static_cast<size_t>(thread)];
 }
 
 // Items are (kv head, token): norm, rotate and cache the key, cache the value, prepare the queries that read them.

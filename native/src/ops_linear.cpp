@@ -7,7 +7,6 @@
 namespace glm {
 
 void StepRunner::run() {
-  find_ranges_ahead();
   look_ahead();
   for (const Op& op : executor.program_.ops) {
     phase_index = 0;

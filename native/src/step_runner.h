@@ -10,6 +10,8 @@ namespace glm {
 
 inline constexpr size_t kPhasesPerOp = 6;  // at most
 
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
 // Heads of one kv head that share a tile: at most kMaxTileRows, so that one token's heads fit.
 template <typename Visit>
 void for_each_head_block(int num_heads, int num_kv_heads, Visit visit) {
@@ -102,7 +104,6 @@ class StepRunner {
 
   // ops_attention.cpp
   void fill_rope_tables(int begin, int end);
-  void find_ranges_ahead();
   void look_ahead();
   void rotate_and_store(const AttentionOp& op, int begin, int end);
   void attend_tile(const AttentionOp& op, const Tile& tile, int value_dim);

@@ -61,19 +61,23 @@ struct TilePlan {
   int num_partials = 0;                    // rows of partial results
 };
 
+// Keys and values that each thread's tiles of attention read, in every layer, from the layer's first byte.
+using RangesAhead = std::vector<std::vector<FetchAhead::Range>>;
+
 // What a step's threads share. Each thread copies it when it starts on the step: one that comes late must not see
-// the next step's.
+// the next step's. It may walk on after the step's end, when the caller's arrays (those of `batch`, the logits) are gone:
+// outside the chunks of a phase a thread looks at their sizes only.
 struct Step {
   uint32_t number = 0;
   Batch batch;
   float* logits = nullptr;
   std::span<const SampleRow> sample_rows;
   std::span<SampledToken> sampled;
-  // Whether the rows after the last attention are the wanted ones alone. Decided before the step begins: a thread that
-  // comes late walks on after its end, when the caller's arrays may be gone, and must count phases as the others did.
+  // Whether the rows after the last attention are the wanted ones alone; a late thread must count phases as the others did.
   bool keeps_logit_rows = false;
   std::shared_ptr<const std::vector<TilePlan>> tile_plans;  // one per distinct (num_heads, num_kv_heads, causal)
   std::shared_ptr<const AdapterPlan> adapters;              // null: no row uses one
+  std::shared_ptr<const RangesAhead> ranges_ahead;          // null: nothing is fetched ahead
 };
 
 class Executor {
@@ -126,7 +130,6 @@ class Executor {
     Rows rows;                       // one prepared row, private to the thread
     AlignedBuffer<float> normalised; // the row it was made from (mixture of experts)
     SamplerScratch sampler;
-    std::vector<FetchAhead::Range> ahead;  // keys and values that its tiles of attention read, from a layer's first byte
     std::vector<float> choice;       // router scores with bias
     std::vector<int32_t> order;      // experts by score; later the fill position of each expert
   };
@@ -141,6 +144,7 @@ class Executor {
   void walk(int thread, uint32_t number);
   std::vector<int> caches_of_like_attention() const;
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
+  std::shared_ptr<const RangesAhead> find_ranges_ahead(const Batch& batch, const TilePlan& plan) const;
   void plan_tiles(const Batch& batch, TilePlan& plan) const;
   Rows allocate_rows(int num_rows);
 
