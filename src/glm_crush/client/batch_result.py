@@ -12,7 +12,7 @@ import msgspec
 
 from glm_crush.client.chat_reply import ChatReply
 from glm_crush.client.completions import Completion
-from glm_crush.client.refusals import refusal
+from glm_crush.client.refusals import decoded, refusal
 from glm_crush.client.result import Result
 from glm_crush.errors import EngineError, GlmError, ProtocolError
 
@@ -82,10 +82,7 @@ class BatchResultReader:
 
     def read(self, text: str) -> list[BatchResult]:
         """The result in one line. Raises ProtocolError."""
-        try:
-            return [msgspec.json.decode(text, type=BatchResult)]
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"the file of results has a line that is none ({error}): {text[:200]!r}") from error
+        return [decoded(text, BatchResult, "line of a file of results")]
 
     def whole(self) -> None:
         """Nothing is kept."""

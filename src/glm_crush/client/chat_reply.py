@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from glm_crush.client.refusals import reported
+from glm_crush.client.refusals import decoded, reported
 from glm_crush.client.result import Result, Usage
 from glm_crush.errors import ProtocolError
 from glm_crush.types import Message
@@ -237,10 +237,7 @@ class ChatReader:
         if text == "[DONE]":
             self.is_complete = True
             return []
-        try:
-            chunk = msgspec.json.decode(text, type=_Chunk)
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"the server sent no chunk of a chat ({error}): {text[:200]!r}") from error
+        chunk = decoded(text, _Chunk, "chunk of a chat")
         if chunk.error is not None:
             raise reported(chunk.error)
         self._last = chunk

@@ -6,10 +6,9 @@ holds the two together.
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from glm_crush.client import (
     batches,
@@ -25,14 +24,13 @@ from glm_crush.client import (
     server,
     tokens,
 )
-from glm_crush.client.attempts import RetryPolicy
 from glm_crush.client.batch_result import BatchResult
 from glm_crush.client.bind import SyncGroup, sync_flow, sync_method, sync_pages, sync_stream
-from glm_crush.client.connect import client_settings, connection_options
+from glm_crush.client.connect import ConnectedClient
 from glm_crush.client.log_feed import Level, LogFeed
 from glm_crush.client.stream import Stream
 from glm_crush.client.sync_transport import SyncTransport
-from glm_crush.config import Settings
+from glm_crush.client.wire import ConnectionOptions
 
 __all__ = ["Client"]
 
@@ -111,7 +109,7 @@ class Keys(SyncGroup):
     revoke = sync_method(gateway.revoke_key)
 
 
-class Client(SyncGroup):
+class Client(ConnectedClient[SyncTransport], SyncGroup):
     """A server of models, as Python methods.
 
         with Client() as client:
@@ -124,63 +122,18 @@ class Client(SyncGroup):
         files, batches, responses, models, applications, keys: groups of methods.
     """
 
-    def __init__(
-        self,
-        url: str | None = None,
-        api_key: str | None = None,
-        *,
-        timeout_seconds: float | None = None,
-        connect_seconds: float | None = None,
-        max_retries: int | None = None,
-        max_connections: int | None = None,
-        verify: ssl.SSLContext | bool = True,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Nothing is sent yet. What is None is taken from the configuration (file, environment), else its default.
-
-        Args:
-            url: of the server, with or without /v1; default: this machine, port 4600.
-            api_key: sent as a bearer token.
-            timeout_seconds: a reply of which nothing comes for so long is given up.
-            connect_seconds: a connection that takes longer is given up.
-            max_retries: how often a request that may be repeated is sent again.
-            max_connections: at a time.
-            verify: whether the server's certificate is checked; or a context that says how.
-            headers: sent with every request.
-
-        Raises:
-            ConfigError: the address or a setting cannot be.
-        """
-        settings = client_settings(
-            url,
-            api_key,
-            timeout_seconds=timeout_seconds,
-            connect_seconds=connect_seconds,
-            max_retries=max_retries,
-            max_connections=max_connections,
-        )
-        self._use(SyncTransport(connection_options(settings, verify=verify, headers=headers)))
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """A client as a configuration that has been loaded says."""
-        client = cls.__new__(cls)
-        client._use(SyncTransport(connection_options(settings)))
-        return client
+    @staticmethod
+    def _connect(options: ConnectionOptions) -> SyncTransport:
+        return SyncTransport(options)
 
     def _use(self, transport: SyncTransport) -> None:
-        super().__init__(transport)
+        SyncGroup.__init__(self, transport)
         self.files = Files(transport)
         self.batches = Batches(transport)
         self.responses = Responses(transport)
         self.models = Models(transport)
         self.applications = Applications(transport)
         self.keys = Keys(transport)
-
-    @property
-    def url(self) -> str:
-        """Where the server is."""
-        return self._transport.options.url
 
     chat = sync_method(chats.chat)
     chat_as = sync_method(chats.chat_as)
@@ -209,26 +162,6 @@ class Client(SyncGroup):
     def logs(self, level: Level = "info", *, recent: int = 0) -> LogFeed:
         """The server's log from now on, after so many lines of what it wrote before; see `LogFeed`."""
         return LogFeed(self._transport.options, level, recent)
-
-    def with_options(
-        self,
-        *,
-        timeout_seconds: float | None = None,
-        max_retries: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Client:
-        """The same connections, asked in another way; what is None stays. `headers` are sent beside the others.
-
-        client.with_options(timeout_seconds=5, max_retries=0).chat("Hello")
-        """
-        changes: dict[str, Any] = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
-        if max_retries is not None:
-            changes["retries"] = RetryPolicy(max_retries=max_retries)
-        if headers is not None:
-            changes["headers"] = {**self._transport.options.headers, **headers}
-        client = Client.__new__(Client)
-        client._use(self._transport.with_options(**changes))
-        return client
 
     def close(self) -> None:
         """Close the connections."""

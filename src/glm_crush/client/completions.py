@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-import msgspec
-
 from glm_crush.client.call import Call, StreamCall, read_as
 from glm_crush.client.chat_options import CompletionOptions, checked_options
-from glm_crush.client.refusals import reported
+from glm_crush.client.refusals import decoded, reported
 from glm_crush.client.result import Result, Usage
-from glm_crush.errors import ProtocolError
 
 __all__ = [
     "Completion",
@@ -117,10 +114,7 @@ class _CompletionReader:
         if text == "[DONE]":
             self.is_complete = True
             return []
-        try:
-            chunk = msgspec.json.decode(text, type=_Chunk)
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"the server sent no chunk of a completion ({error}): {text[:200]!r}") from error
+        chunk = decoded(text, _Chunk, "chunk of a completion")
         if chunk.error is not None:
             raise reported(chunk.error)
         self._last = chunk

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
-from glm_crush.client.refusals import refusal
+from glm_crush.client.refusals import decoded, refusal
 from glm_crush.client.result import Result
 from glm_crush.client.wire import ConnectionOptions, is_loopback
 from glm_crush.errors import GlmError, ProtocolError, UnreachableError
@@ -181,11 +181,8 @@ def _subscription(level: Level, recent: int) -> str:
     return msgspec.json.encode({"type": "logs", "level": level, **wanted}).decode()
 
 
-def _message(text: str | bytes, options: ConnectionOptions) -> _Message:
-    try:
-        message = msgspec.json.decode(text, type=_Message)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"{options.url} sent what is no message ({error}): {text[:200]!r}") from error
+def _message(text: str | bytes) -> _Message:
+    message = decoded(text, _Message, "message of its log")
     if message.error is not None:
         raise refusal(message.status, {}, msgspec.json.encode({"error": message.error}))
     return message
@@ -193,14 +190,14 @@ def _message(text: str | bytes, options: ConnectionOptions) -> _Message:
 
 def _subscribed(text: str | bytes, options: ConnectionOptions) -> int:
     """Number of lines from before that come first."""
-    message = _message(text, options)
+    message = _message(text)
     if message.type != "logs":
         raise ProtocolError(f"{options.url} did not confirm that it sends its log")
     return message.recent
 
 
 def _line(text: str | bytes, options: ConnectionOptions) -> LogLine:
-    line = _message(text, options).line
+    line = _message(text).line
     if line is None:
         raise ProtocolError(f"{options.url} sent something else than a line of its log: {text[:200]!r}")
     return line

@@ -9,14 +9,24 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from glm_crush.error_codes import error_class
-from glm_crush.errors import GlmError, OverloadedError, RateLimitError, RequestError
+from glm_crush.errors import GlmError, OverloadedError, ProtocolError, RateLimitError, RequestError
 
-__all__ = ["refusal", "reported", "retry_after_seconds"]
+__all__ = ["decoded", "refusal", "reported", "retry_after_seconds"]
+
+T = TypeVar("T")
+
+
+def decoded(text: str | bytes, kind: type[T], what: str) -> T:
+    """A piece of a stream as a value. Raises ProtocolError: it is no `what`."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the server sent no {what} ({error}): {text[:200]!r}") from error
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> GlmError:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from glm_crush.client.chat_reply import ToolCall
-from glm_crush.client.refusals import reported
+from glm_crush.client.refusals import decoded, reported
 from glm_crush.client.result import ContextReport, Result
 from glm_crush.errors import ProtocolError
 
@@ -123,10 +123,7 @@ class ResponseReader:
 
     def read(self, text: str) -> list[ResponseEvent]:
         """The event in one piece. Raises GlmError, ProtocolError."""
-        try:
-            event = msgspec.json.decode(text, type=ResponseEvent)
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"the server sent no event of a response ({error}): {text[:200]!r}") from error
+        event = decoded(text, ResponseEvent, "event of a response")
         if event.type == "error":
             raise reported(msgspec.json.decode(text))
         self._response = event.response or self._response
