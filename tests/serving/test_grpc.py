@@ -15,9 +15,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from glm_crush.config import ApiSettings
 from glm_crush.errors import ConfigError
 from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.guard_settings import GuardSettings
 from glm_crush.serving.app import create_app
 from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from glm_crush.serving.grpc.part import GrpcPart
+from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.types import CacheReport, SamplingParams
@@ -48,7 +50,9 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(engine: ScriptedEngine, *, client_key: str | None = None, **settings: Any) -> AsyncIterator[Client]:
+async def serving(
+    engine: ScriptedEngine, *, client_key: str | None = None, guard: GuardSettings | None = None, **settings: Any
+) -> AsyncIterator[Client]:
     model = ServedModel(
         name="scripted",
         engine=engine,
@@ -61,7 +65,8 @@ async def serving(engine: ScriptedEngine, *, client_key: str | None = None, **se
     ports: list[int] = []
     chosen = ApiSettings(**settings)
     part = GrpcPart(models, chosen, GatewaySettings(), 0, on_ready=ports.append)
-    app = create_app(models, chosen, parts=[part])
+    guards = [] if guard is None else [GuardPart(models, guard)]
+    app = create_app(models, chosen, parts=[part, *guards])
     async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
         yield Client(channel, client_key)
 
@@ -113,6 +118,37 @@ def test_the_cached_part_of_a_prompt_is_counted_whole_and_streamed() -> None:
         return [reply.usage.cached_tokens for reply in (chat, chat_end, completion, completion_end)]
 
     assert run(ScriptedEngine(cached=CacheReport(7, 7, "complete")), work) == [7, 7, 7, 7]
+
+
+@pytest.mark.requirement("S7")
+def test_the_guard_redacts_what_goes_in_and_what_comes_out_whole_and_streamed() -> None:
+    engine = ScriptedEngine(script=lambda _: "Write to ana@example.com today.")
+    asked = [pb.Message(role="user", content="I am eva@example.org")]
+
+    async def work(client: Client) -> list[str]:
+        chat = await client("Generation/Chat", pb.ChatRequest(messages=asked))
+        stream = client("Generation/StreamChat", pb.ChatRequest(messages=asked), streamed=True)
+        text = "".join([delta.content async for delta in stream])
+        completion = await client(
+            "Generation/Complete",
+            pb.CompleteRequest(prompt="I am eva@example.org", sampling=pb.Sampling(max_tokens=64)),
+        )
+        return [chat.content, text, completion.text]
+
+    guard = GuardSettings(input="pii=redact", output="pii=redact")
+    assert run(engine, work, guard=guard) == ["Write to [EMAIL] today."] * 3
+    assert engine.prompts == ["user:I am [EMAIL]|assistant:"] * 2 + ["I am [EMAIL]"]
+
+
+@pytest.mark.requirement("S7")
+def test_what_the_guard_blocks_is_an_invalid_argument_that_names_the_rule() -> None:
+    engine = ScriptedEngine()
+    request = pb.ChatRequest(messages=[pb.Message(role="user", content="my key is AKIAIOSFODNN7EXAMPLE")])
+    code, details = status_of(engine, "Generation/Chat", request, guard=GuardSettings(input="secrets=block"))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "secrets.aws_key" in details
+    assert "AKIA" not in details
+    assert engine.prompts == []
 
 
 def test_a_completion_takes_text_or_token_ids() -> None:

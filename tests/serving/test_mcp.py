@@ -21,8 +21,11 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceTemplateReference
 
 from glm_crush.config import ApiSettings, StorageSettings
+from glm_crush.guard_settings import GuardSettings
 from glm_crush.serving.app import create_app
+from glm_crush.serving.guard.part import GuardPart
 from glm_crush.serving.mcp.part import McpPart
+from glm_crush.serving.part import ServerPart
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
@@ -34,7 +37,11 @@ pytestmark = pytest.mark.requirement("S4")
 
 @asynccontextmanager
 async def serving(
-    engine: ScriptedEngine, *, database: LazyDatabase | None = None, **settings: Any
+    engine: ScriptedEngine,
+    *,
+    database: LazyDatabase | None = None,
+    guard: GuardSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[str]:
     model = ServedModel(
         name="scripted",
@@ -45,7 +52,9 @@ async def serving(
         default_params=SamplingParams(temperature=0.7),
     )
     models = ServedModels([model])
-    parts = [McpPart(models, max_body_bytes=100_000)]
+    parts: list[ServerPart] = [McpPart(models, max_body_bytes=100_000)]
+    if guard is not None:
+        parts.append(GuardPart(models, guard))
     app = create_app(models, ApiSettings(**settings), database=database, parts=parts)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", ws="none"))
     task = asyncio.create_task(server.serve())
@@ -129,6 +138,24 @@ def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(mode: str) -> None
         return caught.value.error.code
 
     assert with_client(ScriptedEngine(), work, mode) == -32602
+
+
+@MODES
+@pytest.mark.requirement("S7")
+def test_the_guard_sees_what_a_tool_is_asked_and_what_it_answers(mode: str) -> None:
+    engine = ScriptedEngine(script=lambda _: "Write to ana@example.com today.")
+
+    async def work(client: Client) -> Any:
+        told = await client.call_tool("generate", {"prompt": "I am eva@example.org"})
+        refused = await client.call_tool("generate", {"prompt": "my key is AKIAIOSFODNN7EXAMPLE"})
+        return told.content[0].text, refused.is_error, refused.content[0].text
+
+    guard = GuardSettings(input="pii=redact, secrets=block", output="pii=redact")
+    told, is_error, words = with_client(engine, work, mode, guard=guard)
+    assert told == "Write to [EMAIL] today."
+    assert engine.prompts == ["user:I am [EMAIL]|assistant:"]
+    assert is_error
+    assert "secrets.aws_key" in words
 
 
 @MODES

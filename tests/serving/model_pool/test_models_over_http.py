@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -19,6 +20,9 @@ import pytest
 
 from glm_crush.config import ApiSettings, load_settings
 from glm_crush.serving.app import create_app
+from glm_crush.serving.graphql.part import GraphqlPart
+from glm_crush.serving.grpc import glm_crush_pb2 as pb
+from glm_crush.serving.grpc.services import ModelsService
 from glm_crush.serving.model_pool.local_source import LocalSource
 from glm_crush.serving.model_pool.pool import ModelPool
 from glm_crush.serving.model_pool.residency import Residency
@@ -99,7 +103,7 @@ def serve(home: Path, loopback_server: Any) -> Iterator[Callable[..., Server]]:
             pool.load_now(source.prepare(name, pool.residency.limit_bytes(name)))
         pools.append(pool)
         models = ServedModels(pool=pool)
-        parts = [Observability(models, settings.observability)]
+        parts = [Observability(models, settings.observability), GraphqlPart(models, settings.graphql)]
         current.app = create_app(models, ApiSettings(), store=ModelStore(home), parts=parts)
         return Server(client, models, home)
 
@@ -113,6 +117,29 @@ def serve(home: Path, loopback_server: Any) -> Iterator[Callable[..., Server]]:
 def text_of(reply: httpx2.Response) -> str:
     assert reply.status_code == 200, reply.text
     return str(reply.json()["choices"][0]["text"])
+
+
+def test_graphql_and_grpc_list_and_use_models_that_are_not_loaded(serve: Any) -> None:
+    server = serve("alpha")
+    asked = "{ models { name isLoaded contextLength capabilities { chat } } }"
+    listed = server.post("/graphql", query=asked).json()["data"]["models"]
+    assert [(model["name"], model["isLoaded"], model["contextLength"]) for model in listed] == [
+        ("alpha", True, 512),
+        ("beta", False, None),
+        ("torn", False, None),
+        ("vectors", False, None),
+    ]
+    assert listed[1]["capabilities"] is None
+    reply = asyncio.run(ModelsService(server.models).list(pb.ListModelsRequest()))
+    assert [(model.name, model.context_length) for model in reply.models] == [
+        ("alpha", 512),
+        ("beta", 0),
+        ("torn", 0),
+        ("vectors", 0),
+    ]
+    ids = server.post("/graphql", query='{ tokenize(text: "hi", model: "beta") }').json()["data"]["tokenize"]
+    assert len(ids) > 0
+    assert server.loaded() == ["alpha", "beta"]
 
 
 def test_every_client_gets_the_model_that_it_names(serve: Any) -> None:

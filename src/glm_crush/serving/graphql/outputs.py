@@ -223,8 +223,9 @@ class Model:
 
     name: str
     created: datetime
-    context_length: int
-    capabilities: Capabilities
+    is_loaded: bool = strawberry.field(description="Otherwise a request that names it loads it.")
+    context_length: int | None = strawberry.field(description="Null until it is loaded.")
+    capabilities: Capabilities | None = strawberry.field(description="Null until it has been loaded once.")
     dimensions: int | None = strawberry.field(description="Of an embedding model's vectors.")
     root: str = strawberry.field(description="What it is made of, itself if it is no adapter.")
     parent: str | None = strawberry.field(description="Of an adapter: the model that it changes.")

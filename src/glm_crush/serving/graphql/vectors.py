@@ -16,7 +16,7 @@ from glm_crush.serving.graphql.inputs import EmbeddingInput, RerankInput
 from glm_crush.serving.graphql.scalars import TokenIds, Vector
 from glm_crush.serving.graphql.translate import embedding_request, rerank_request
 from glm_crush.serving.openai.embeddings import compute_vectors
-from glm_crush.serving.openai.models import encoder_card, model_card
+from glm_crush.serving.openai.models import model_cards
 from glm_crush.serving.openai.rerank import compute_ranking
 
 __all__ = ["detokenize", "embed", "list_models", "rerank", "tokenize"]
@@ -74,9 +74,8 @@ async def detokenize(context: OperationContext, token_ids: list[int], model_name
 
 
 def list_models(context: OperationContext) -> list[outputs.Model]:
-    """What is served."""
-    cards = [model_card(model) for model in context.models]
-    return [_model(card) for card in [*cards, *(encoder_card(encoder) for encoder in context.models.encoders)]]
+    """What can be asked, loaded or not."""
+    return [_model(card) for card in model_cards(context.models)]
 
 
 def _model(card: dict[str, Any]) -> outputs.Model:
@@ -85,7 +84,10 @@ def _model(card: dict[str, Any]) -> outputs.Model:
         name=card["id"],
         created=datetime.fromtimestamp(card["created"], UTC),
         context_length=card["max_model_len"],
-        capabilities=outputs.Capabilities(
+        is_loaded=card["status"]["value"] == "loaded",
+        capabilities=None
+        if not able
+        else outputs.Capabilities(
             completion=able["completion"],
             chat=able["chat"],
             tools=able.get("tools", False),

@@ -15,6 +15,7 @@ from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from glm_crush.serving.grpc.translate import chat_request, completion_request, usage_message
 from glm_crush.serving.openai.chat import turn_request
 from glm_crush.serving.openai.completions import encode_prompts
+from glm_crush.serving.openai.models import model_cards
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.reply_wish import wanted_structure
 from glm_crush.serving.served_model import ServedModel
@@ -106,8 +107,9 @@ class ModelsService:
         self._models = models
 
     async def list(self, _: pb.ListModelsRequest) -> pb.ListModelsReply:
-        """What can be asked."""
-        found = [pb.Model(name=model.name, context_length=model.context_length) for model in self._models]
+        """What can be asked to write, loaded or not."""
+        cards = [card for card in model_cards(self._models) if card["capabilities"].get("completion", True)]
+        found = [pb.Model(name=card["id"], context_length=card["max_model_len"] or 0) for card in cards]
         return pb.ListModelsReply(models=found)
 
     async def tokenize(self, message: pb.TokenizeRequest) -> pb.TokenizeReply:

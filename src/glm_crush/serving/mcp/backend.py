@@ -14,6 +14,7 @@ from glm_crush.client import AsyncClient
 from glm_crush.errors import GlmError
 from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.in_process import InProcessCaller
+from glm_crush.serving.openai.models import model_cards
 from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["Answer", "Backend", "HttpBackend", "InProcessBackend"]
@@ -57,9 +58,8 @@ class InProcessBackend:
         return Answer(reply.status, reply.body)
 
     async def models(self) -> Answer:
-        """What is served now."""
-        rows = [{"id": model.name, "object": "model", "max_model_len": model.context_length} for model in self._models]
-        return Answer(200, {"object": "list", "data": rows})
+        """As the route lists them."""
+        return Answer(200, {"object": "list", "data": model_cards(self._models)})
 
 
 class HttpBackend:

@@ -14,7 +14,7 @@ from glm_crush.serving.served_encoder import ServedEncoder
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["Models", "encoder_card", "model_card"]
+__all__ = ["Models", "model_cards"]
 
 
 class Models:
@@ -24,34 +24,40 @@ class Models:
         self._models = models
 
     async def list(self, _: Request) -> Response:
-        """Every model that can be asked: the loaded ones first, then those that would be loaded."""
-        cards = [model_card(model) for model in self._models]
-        cards += [encoder_card(encoder) for encoder in self._models.encoders]
-        cards += [self._stored_card(model) for model in self._models.not_loaded()]
-        return json_response({"object": "list", "data": cards, "has_more": False})
+        """Every model that can be asked."""
+        return json_response({"object": "list", "data": model_cards(self._models), "has_more": False})
 
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
         name = http.path_params["model_id"]
         for encoder in self._models.encoders:
             if encoder.name == name:
-                return json_response(encoder_card(encoder))
+                return json_response(_encoder_card(encoder))
         for model in self._models.not_loaded():
             if model.name == name:
-                return json_response(self._stored_card(model))
-        return json_response(model_card(await self._models.find(name)))
-
-    def _stored_card(self, model: LoadableModel) -> dict[str, Any]:
-        """What is known of a model that is not in memory."""
-        pool = self._models.pool
-        kind = pool.kind(model.name)
-        capabilities = {} if kind is None else {"completion": kind == "chat", "chat": kind == "chat"}
-        is_loading = pool.residency.get(model.name) is not None
-        card = _fields(model.name, model.created, None, capabilities)
-        return {**card, "status": {"value": "loading" if is_loading else "unloaded"}}
+                return json_response(_stored_card(self._models, model))
+        return json_response(_model_card(await self._models.find(name)))
 
 
-def model_card(model: ServedModel) -> dict[str, Any]:
+def model_cards(models: ServedModels) -> list[dict[str, Any]]:
+    """Of every model that can be asked, as `/v1/models` lists them: the loaded ones first, then those on demand."""
+    cards = [_model_card(model) for model in models]
+    cards += [_encoder_card(encoder) for encoder in models.encoders]
+    return cards + [_stored_card(models, model) for model in models.not_loaded()]
+
+
+def _stored_card(models: ServedModels, model: LoadableModel) -> dict[str, Any]:
+    """What is known of a model that is not in memory."""
+    kind = models.pool.kind(model.name)
+    capabilities = {} if kind is None else {"completion": kind == "chat", "chat": kind == "chat"}
+    if kind in ("embedding", "reranker"):
+        capabilities |= {"embeddings": kind == "embedding", "rerank": True}
+    is_loading = models.pool.residency.get(model.name) is not None
+    card = _fields(model.name, model.created, None, capabilities)
+    return {**card, "status": {"value": "loading" if is_loading else "unloaded"}}
+
+
+def _model_card(model: ServedModel) -> dict[str, Any]:
     """OpenAI's four fields, vLLM's, what may be asked of the model, and what Anthropic's clients read beside them."""
     replies = model.replies
     capabilities = {
@@ -65,7 +71,7 @@ def model_card(model: ServedModel) -> dict[str, Any]:
     return card if model.adapter is None else {**card, "root": model.root, "parent": model.parent}
 
 
-def encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
+def _encoder_card(encoder: ServedEncoder) -> dict[str, Any]:
     """The same for an embedding model or a reranker; `dimensions` of its vectors."""
     embeds = encoder.task == "embed"
     capabilities = {"completion": False, "chat": False, "embeddings": embeds, "rerank": embeds or encoder.is_reranker}
