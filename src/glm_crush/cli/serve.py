@@ -27,6 +27,9 @@ from glm_crush.cli.options import (
 
 if TYPE_CHECKING:
     from glm_crush.config import Settings
+    from glm_crush.serving.part import ServerPart
+    from glm_crush.serving.served_models import ServedModels
+    from glm_crush.storage.lazy import LazyDatabase
 
 __all__ = ["serve"]
 
@@ -145,17 +148,9 @@ def serve(
         from glm_crush.serving.adapters import LoraAdapters
         from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
-        from glm_crush.serving.graphql.part import GraphqlPart
-        from glm_crush.serving.grpc.part import GrpcPart
-        from glm_crush.serving.guard.part import GuardPart
-        from glm_crush.serving.mcp.part import McpPart
         from glm_crush.serving.observability.logs import configure_logs, log_level_change
-        from glm_crush.serving.observability.part import Observability
-        from glm_crush.serving.part import ServerPart
         from glm_crush.serving.reloading.reloading import Reloading
-        from glm_crush.serving.response_cache.part import ResponseCache
         from glm_crush.serving.server import bind, run_server, server_url
-        from glm_crush.serving.websocket.part import WebSocketPart
         from glm_crush.storage.lazy import LazyDatabase
 
         check_exposure(settings)
@@ -165,23 +160,9 @@ def serve(
         also = [] if second is None else [held.enter_context(bind(settings.api, second))]
         models = start_models(settings, given or [], name, spawned)
 
-        def grpc_ready(port: int) -> None:
-            standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
-
         database = LazyDatabase(settings.storage, settings.store.home)
         for lora_name, lora_path in adapters:
             LoraAdapters(models).load(lora_name, lora_path, models.default)
-
-        observability = Observability(models, settings.observability)
-        parts: list[ServerPart] = [observability, WebSocketPart(models)]
-        parts.append(GuardPart(models, settings.guard, observe=observability.count_finding))
-        parts.append(McpPart(models, max_body_bytes=settings.api.max_body_bytes))
-        ping = settings.api.ping_interval_seconds
-        parts.append(GraphqlPart(models, settings.graphql, ping_interval_seconds=ping))
-        if settings.cache.enabled:
-            parts.append(ResponseCache(models, settings.cache, database))
-        if settings.api.grpc_port is not None:
-            parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
 
         rules = [] if settings.guard.rules_file is None else [settings.guard.rules_file]
 
@@ -200,7 +181,7 @@ def serve(
             gateway_settings=settings.gateway,
             database=database,
             store=open_store(settings),
-            parts=parts,
+            parts=_parts(settings, models, database),
             reloading=reloading,
         )
 
@@ -214,3 +195,32 @@ def serve(
                 standard_error().print(f"  [cyan]Ollama[/]  {second_url}", soft_wrap=True)
 
         run_server(app, bound, settings.api, settings.gateway, on_ready=ready, also=also, reloading=reloading)
+
+
+def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> list[ServerPart]:
+    """What speaks to clients beside the routes that every server has, and what watches over it."""
+    from glm_crush.cli.console import standard_error
+    from glm_crush.serving.graphql.part import GraphqlPart
+    from glm_crush.serving.grpc.part import GrpcPart
+    from glm_crush.serving.guard.part import GuardPart
+    from glm_crush.serving.mcp.part import McpPart
+    from glm_crush.serving.observability.part import Observability
+    from glm_crush.serving.response_cache.part import ResponseCache
+    from glm_crush.serving.websocket.part import WebSocketPart
+
+    def grpc_ready(port: int) -> None:
+        standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
+
+    observability = Observability(models, settings.observability)
+    parts: list[ServerPart] = [
+        observability,
+        WebSocketPart(models),
+        GuardPart(models, settings.guard, observe=observability.count_finding),
+        McpPart(models, max_body_bytes=settings.api.max_body_bytes),
+        GraphqlPart(models, settings.graphql, ping_interval_seconds=settings.api.ping_interval_seconds),
+    ]
+    if settings.cache.enabled:
+        parts.append(ResponseCache(models, settings.cache, database))
+    if settings.api.grpc_port is not None:
+        parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
+    return parts
