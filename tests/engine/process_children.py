@@ -17,12 +17,14 @@ from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.errors import ConfigError
+from glm_crush.types import StructuredOutput
 from tests.engine.scripted import ScriptedExecutor, make_engine
 
 MAKE = "tests.engine.process_children:make"
 CACHE = CachePlan(max_context=128, num_blocks=64, block_size=4, num_bytes=1024)
 BEFORE = 47
 KILLER, HANGER, RAISER = 41, 42, 43  # tokens with their meaning behind BEFORE
+DEADLY = "a grammar"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,18 @@ def make_with_grammars() -> Hosted:
     from tests.engine import grammar_models
 
     return Hosted(grammar_models.engine(), CACHE, grammar_models.COMPILER)
+
+
+class _DeadlyGrammars(GrammarCompiler):
+    """Ends the process that compiles a certain regular expression."""
+
+    def check(self, structured: StructuredOutput) -> None:
+        if structured.grammar == DEADLY:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_with_deadly_grammars() -> Hosted:
+    return Hosted(make_engine(executor=_Trap()), CACHE, _DeadlyGrammars(bytes, vocab_size=8, eos_token_ids=()))
 
 
 def make_badly() -> Hosted:

@@ -17,6 +17,7 @@ import pytest
 
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.process.engine_process import EngineProcess, Supervision
+from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.errors import (
     ConfigError,
     ContextLengthError,
@@ -26,7 +27,7 @@ from glm_crush.errors import (
     OverloadedError,
 )
 from glm_crush.types import SamplingParams, StructuredOutput
-from tests.engine.process_children import BEFORE, CACHE, HANGER, KILLER, MAKE, RAISER
+from tests.engine.process_children import BEFORE, CACHE, DEADLY, HANGER, KILLER, MAKE, RAISER
 from tests.engine.scripted import greedy, make_engine, run, sampled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.requirement("E4", "S9")]
@@ -194,6 +195,28 @@ async def test_a_request_that_makes_it_hang_does_not_keep_the_others_waiting_for
         with pytest.raises(EngineError, match="did nothing for"):
             await bad
         assert await good == expected([1], greedy())
+
+
+async def test_a_grammar_that_ends_three_processes_is_given_up_and_the_engine_comes_back():
+    async with running("tests.engine.process_children:make_with_deadly_grammars") as engine:
+        with pytest.raises(EngineError, match=r"signal 9 \(Killed\), as 2 before it did when asked for this"):
+            await asyncio.to_thread(engine.check, StructuredOutput.regex(DEADLY))
+        assert await tokens_of(engine, "a", [1], greedy()) == expected([1], greedy())
+
+
+async def test_an_engine_for_which_no_process_can_be_had_is_started_later(monkeypatch: pytest.MonkeyPatch):
+    async with running() as engine:
+        refusals = [OSError("out of memory"), OSError("out of processes")]
+
+        def refuse_twice(*_: Any) -> SpawnedChild:
+            if refusals:
+                raise refusals.pop()
+            return SpawnedChild()
+
+        monkeypatch.setattr("glm_crush.engine.process.child.SpawnedChild", refuse_twice)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert await tokens_of(engine, "a", [1], greedy()) == expected([1], greedy())
+        assert refusals == []
 
 
 async def test_beyond_the_limit_of_restarts_requests_are_refused_at_once_with_a_time():

@@ -140,13 +140,14 @@ class EngineProcess:
         Raises:
             InvalidParameterError: it cannot be used; says why.
             OverloadedError: there is no child, and none came in time.
-            EngineError: the engine has been closed.
+            EngineError: the engine has been closed, or has died of it again and again.
         """
         self._check_room()
         future = self._supervisor.mailbox.ask(structured)
         try:
             future.result(_GRAMMAR_SECONDS)
         except TimeoutError as error:
+            future.cancel()
             raise OverloadedError(
                 f"the grammar was not compiled within {_GRAMMAR_SECONDS:.0f} s; try again later or make it simpler"
             ) from error
@@ -171,9 +172,11 @@ class EngineProcess:
 
     def _await(self, asked: AdapterLoad | AdapterUnload) -> None:
         self._check_room()
+        future = self._supervisor.mailbox.ask(asked)
         try:
-            self._supervisor.mailbox.ask(asked).result(_ADAPTER_SECONDS)
+            future.result(_ADAPTER_SECONDS)
         except TimeoutError as error:
+            future.cancel()
             raise OverloadedError(
                 f"the engine did not answer within {_ADAPTER_SECONDS:.0f} s; see what is loaded, then try again"
             ) from error

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.metrics import EngineMetrics, sum_of_metrics
 from glm_crush.engine.process.child import ChildGoneError, ChildProcess
-from glm_crush.engine.process.mailbox import AdapterLoad, AdapterUnload, Mailbox, Question
+from glm_crush.engine.process.mailbox import Mailbox
+from glm_crush.engine.process.open_questions import OpenQuestions
 from glm_crush.engine.process.open_request import OpenRequest
 from glm_crush.engine.process.open_requests import OpenRequests
 from glm_crush.engine.process.restarts import RestartPolicy
@@ -26,19 +27,15 @@ from glm_crush.engine.process.spawned_child import SpawnedChild
 from glm_crush.engine.process.wire import (
     Abort,
     Checked,
-    CheckGrammar,
     Close,
     Failed,
     FrameError,
     FromChild,
-    LoadAdapter,
     Ready,
     Refused,
     Start,
     Status,
     Step,
-    UnloadAdapter,
-    WireError,
 )
 from glm_crush.engine.stream import Delivery, deliver
 from glm_crush.errors import EngineError, GlmError
@@ -100,9 +97,7 @@ class Supervisor:
         self._policy = RestartPolicy(max_per_minute=supervision.max_restarts_per_minute)
         self._child: ChildProcess | None = None
         self._requests = OpenRequests()
-        self._questions: dict[int, Question] = {}
-        self._num_questions = 0
-        self._adapters: dict[str, str] = {}  # that every child has: path by name
+        self._questions = OpenQuestions()
         self._last_heard = self._running_since = clock()
         self._num_faults = 0
         self._thread = threading.Thread(target=self._run, name="glm-supervisor", daemon=True)
@@ -151,9 +146,7 @@ class Supervisor:
         for request in mail.arrivals:
             self._deliver(self._requests.add(request))
         for question in mail.questions:
-            self._num_questions += 1
-            self._questions[self._num_questions] = question
-            self._send_question(self._num_questions)
+            self._send_question(self._questions.add(question))
         self._send_unsent()
         for request in mail.departures:
             self._abandon([request])
@@ -182,7 +175,7 @@ class Supervisor:
             case Refused(request_id, error):
                 self._deliver(self._requests.refuse(request_id, error.exception()))
             case Checked(number, reason):
-                self._answer(number, reason)
+                self._questions.answer(number, reason)
             case Ready(cache):
                 self._welcome(child, cache)
             case Failed(error):
@@ -192,11 +185,18 @@ class Supervisor:
                 self._bury(child, f"failed ({error.message}) and ", patience_seconds=_PATIENCE_SECONDS)
 
     def _start_child(self) -> None:
-        self.next_start = None
-        self._child = child = ChildProcess(self._spawned)
-        self._spawned = None
+        try:
+            child = ChildProcess(self._spawned)
+        except OSError as error:  # no memory, process or file left: there may be in a while
+            if not self.first_start.done():
+                raise EngineError(f"no process can be started for the engine: {error}") from error
+            now = self._clock()
+            self.next_start = self._policy.next_start(now, lived_seconds=0.0)
+            _log.error("the engine cannot be started (%s); again in %.1f s", error, self.next_start - now)
+            return
+        self._child, self._spawned, self.next_start = child, None, None
         self.pid, self._last_heard = child.pid, self._clock()
-        child.send(Start(self._start.make, self._start.arguments, dict(self._adapters)))
+        child.send(Start(self._start.make, self._start.arguments, dict(self._questions.adapters)))
 
     def _welcome(self, child: ChildProcess, cache: CachePlan) -> None:
         """The child takes requests from now on."""
@@ -222,6 +222,7 @@ class Supervisor:
         now = self._clock()
         self.next_start = self._policy.next_start(now, lived_seconds=lived)
         _log.error("%s; it is started again in %.1f s", reason, self.next_start - now)
+        self._questions.after_death(reason)
         self._deliver(self._requests.after_death(reason, patience_until=now + self._supervision.wait_seconds))
 
     def _keep_time(self) -> None:
@@ -251,26 +252,10 @@ class Supervisor:
                 self._child.send(request.submit)
 
     def _send_question(self, number: int) -> None:
-        if self._child is None or not self.is_running:
-            return
-        match self._questions[number][0]:
-            case AdapterLoad(name, path):
-                self._child.send(LoadAdapter(number, name, path))
-            case AdapterUnload(name):
-                self._child.send(UnloadAdapter(number, name))
-            case structured:
-                self._child.send(CheckGrammar(number, structured))
-
-    def _answer(self, number: int, reason: WireError | None) -> None:
-        asked, future = self._questions.pop(number)
-        if reason is not None:
-            future.set_exception(reason.exception())
-            return
-        if isinstance(asked, AdapterLoad):
-            self._adapters[asked.name] = asked.path
-        elif isinstance(asked, AdapterUnload):
-            self._adapters.pop(asked.name, None)
-        future.set_result(None)
+        if self._child is not None and self.is_running:
+            message = self._questions.ask(number)
+            if message is not None:
+                self._child.send(message)
 
     def _deliver(self, deliveries: Iterable[Delivery]) -> None:
         abandoned = deliver(deliveries)
@@ -291,8 +276,9 @@ class Supervisor:
         for request in mail.arrivals:
             deliver(self._requests.add(request))
         deliver(self._requests.end_all(why))
-        for _, future in [*mail.questions, *self._questions.values()]:
-            future.set_exception(why)
+        for question in mail.questions:
+            self._questions.add(question)
+        self._questions.end_all(why)
         if not self.first_start.done():
             self.first_start.set_exception(load_error or why)
         if self._child is not None:
