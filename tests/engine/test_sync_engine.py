@@ -57,6 +57,14 @@ def test_a_stream_that_is_never_read_is_never_queued():
     assert engine.metrics.num_started == 1
 
 
+def test_prompts_that_find_the_queue_full_of_a_stream_nobody_reads_are_finished():
+    engine = make_sync(logits=count_up, max_queue_size=1, max_num_seqs=1)
+    stream = engine.stream([0], greedy(n=2, max_tokens=5))
+    next(stream)  # from here on its second reply waits
+    assert engine.run([([7], greedy(max_tokens=2))])[0].outputs[0].token_ids == (8, 9)
+    assert len(list(stream)) == 9
+
+
 def test_two_streams_read_in_turn_share_the_steps():
     executor = ScriptedExecutor(logits=count_up)
     engine = make_sync(executor=executor)

@@ -56,8 +56,9 @@ class SyncEngine:
                         collector = self._add_collector(engine, *to_add.popleft())
                         collectors.append(collector)
                         unfinished[collector.request_id] = collector
-                    # Another caller's step may have finished the last of ours.
-                    if not all(collector.finished for collector in unfinished.values()):
+                    # Another caller's step may have finished the last of ours. Where others fill the queue, ours go on
+                    # once theirs have: nobody else may be stepping, a stream steps only while it is read.
+                    if not unfinished or not all(collector.finished for collector in unfinished.values()):
                         self._step(engine)
                 for request_id in [key for key, collector in unfinished.items() if collector.finished]:
                     error = unfinished.pop(request_id).error

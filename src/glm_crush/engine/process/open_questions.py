@@ -1,7 +1,7 @@
 """What has been asked of the engine and not been answered: grammars to compile, adapters to load and unload.
 
-Above: the supervisor, whose thread alone uses this. A child that dies takes its questions with it, and the next is asked
-again, but not for ever: a grammar that ends whoever compiles it would leave nobody to take requests.
+Above: the supervisor, whose thread alone uses this. What a child had not answered when it died the next is asked again,
+but not for ever: a grammar that ends whoever compiles it would leave nobody to take requests.
 """
 
 from __future__ import annotations
