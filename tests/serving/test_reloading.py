@@ -122,6 +122,32 @@ def test_a_file_that_appears_changes_or_goes_is_noticed(tmp_path: Path) -> None:
     assert newest.in_force == ["all", "off", "keys"]
 
 
+def test_the_watch_over_the_files_outlives_an_error_that_nobody_expected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.toml"
+    newest = Newest((file,))
+
+    def fails(_: Settings) -> Commit:
+        raise RuntimeError("nobody thought of this")
+
+    newest.reloading.add(LiveChange(frozenset({"crush.max_num_seqs"}), fails))
+
+    async def run() -> None:
+        async with newest.reloading.running():
+            newest.now = settings(num_seqs=2)
+            file.write_text("1")
+            while "nobody thought of this" not in caplog.text:
+                await asyncio.sleep(0.01)
+            newest.now = settings(audit="all")
+            file.write_text("two")
+            while newest.in_force != ["all"]:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert "the server goes on as before" in caplog.text
+
+
 def test_limits_of_a_key_go_before_those_of_the_settings() -> None:
     def key(name: str, limits: KeyLimits) -> Key:
         secret = Secret(prefix=name, digest=name.encode(), created_at=0.0)

@@ -105,6 +105,19 @@ def test_who_asks_within_a_tenant_is_not(cached: Callable[..., RunningServer]) -
     assert post(server, CHAT | {"user": "two"})[1] == "hit"
 
 
+def test_a_kept_answer_does_not_stand_in_for_a_refusal(cached: Callable[..., RunningServer]) -> None:
+    server = cached()
+    post(server, CHAT)
+    for name, value in (("user", 5), ("metadata", {"a": "b"}), ("metadata", 1), ("keep_alive", 0), ("user", ["x"])):
+        reply, _ = post(server, CHAT | {name: value})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, name)
+    asked = {"model": "scripted", "max_tokens": 4, "temperature": 0, "messages": CHAT["messages"]}
+    assert post(server, asked | {"metadata": {"user_id": "one"}}, "/v1/messages")[1] == "miss"
+    assert post(server, asked | {"metadata": {"user_id": "two"}}, "/v1/messages")[1] == "hit"
+    assert post(server, asked | {"metadata": {"other": "x"}}, "/v1/messages")[0].status_code == 400
+    assert post(server, asked | {"user": "x"}, "/v1/messages")[0].status_code == 400
+
+
 def test_the_default_model_has_the_same_answers_by_every_name(cached: Callable[..., RunningServer]) -> None:
     server = cached()
     post(server, CHAT)

@@ -124,6 +124,9 @@ class Reloading(ServerPart):
             await self.reload()
         except GlmError as error:
             _log.error("the configuration has not changed: %s", error)
+        except Exception:
+            # Nobody waits for this task: it would end, the watch over the files with it, and nobody would know.
+            _log.exception("the configuration could not be read again; this is a bug, and the server goes on as before")
 
     async def _reload(self, _: Request) -> Response:
         try:

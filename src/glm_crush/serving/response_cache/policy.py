@@ -16,8 +16,9 @@ from glm_crush.cache.exact import canonical_key
 
 __all__ = ["CacheWish", "ReplyIdentity", "cache_wish", "is_cacheable_path", "may_keep", "read_object"]
 
-# Fields that change who hears of the answer, not the answer.
-_IRRELEVANT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "keep_alive"})
+# Texts that say who asks; they change nothing in the answer. Whatever else stands there is the route's to refuse.
+_WHO_ASKS = frozenset({"user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+_OPENAI_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def _seeded(parameters: object, greedy_default: bool) -> bool:
@@ -105,5 +106,21 @@ class ReplyIdentity:
 
     def key(self, body: Mapping[str, Any]) -> str:
         """One key for requests whose answers are the same."""
-        relevant = {name: value for name, value in body.items() if name not in _IRRELEVANT and name != "model"}
+        relevant = {name: value for name, value in body.items() if name != "model"}
+        for name in _who_asks(self.path, body):
+            del relevant[name]
         return canonical_key(**asdict(self), body=relevant)
+
+
+def _who_asks(path: str, body: Mapping[str, Any]) -> list[str]:
+    """The fields that requests with the same answer may differ in.
+
+    Only where the route takes them: a kept answer must not stand in for the refusal of a malformed request.
+    """
+    if path in _OPENAI_PATHS:
+        return [name for name in _WHO_ASKS & body.keys() if isinstance(body[name], str)]
+    metadata = body.get("metadata")
+    known = (
+        isinstance(metadata, dict) and metadata.keys() <= {"user_id"} and isinstance(metadata.get("user_id", ""), str)
+    )
+    return ["metadata"] if path == "/v1/messages" and known else []
