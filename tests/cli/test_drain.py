@@ -17,6 +17,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from glm_crush.client import Client
+from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from tests.cli.test_serve import serving
 
@@ -129,3 +131,37 @@ def test_a_connection_that_carries_nothing_does_not_hold_the_server_up(tiny_llam
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
         assert process.wait(20) == 0
+
+
+def test_an_administrator_stops_the_server_and_what_runs_ends(tiny_llama: Path, glm: Any, glm_home: Path) -> None:
+    options = (str(tiny_llama), "--name", "tiny", "--threads", "1")
+    with serving(*options) as (process, url, _), ThreadPoolExecutor(1) as pool:
+        begun = threading.Barrier(2)
+        http = pool.submit(stream_over_http, url, begun)
+        begun.wait(60)
+        assert f"{url} stops now; what runs then may go on for 30 s" in glm("stop", "--server", "--url", url).stderr
+        assert http.result(60) == ["length"] * 128
+        assert process.wait(60) == 0
+
+
+def test_before_a_delayed_stop_requests_are_answered_but_load_balancers_are_told(tiny_llama: Path) -> None:
+    options = (str(tiny_llama), "--name", "tiny", "--threads", "1", "--engine", "in-process", "--api-key", "boot")
+    with serving(*options) as (process, url, _), Client(url, "boot") as client:
+        assert client.ready().is_ready
+        assert client.stop_server(delay_seconds=600).delay_seconds == pytest.approx(600, abs=60)
+        assert client.stop_server(delay_seconds=1200).delay_seconds <= 600
+        assert client.ready().status == "stopping"
+        assert client.health()
+        assert client.chat("Hi", max_tokens=2).usage is not None
+        with pytest.raises(InvalidParameterError, match=r"delay_seconds is -1.0; give a number in \[0, 3600\]"):
+            client.stop_server(delay_seconds=-1)
+        assert client.stop_server().shutdown_timeout_seconds == 30
+        assert process.wait(60) == 0
+
+
+def test_only_administrators_stop_the_server(tiny_llama: Path) -> None:
+    options = (str(tiny_llama), "--name", "tiny", "--threads", "1", "--engine", "in-process")
+    with serving(*options) as (process, url, _):
+        assert httpx2.post(f"{url}/admin/v1/stop").status_code == 403
+        assert httpx2.get(f"{url}/ready").status_code == 200
+        assert process.poll() is None

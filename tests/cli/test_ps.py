@@ -68,7 +68,9 @@ def test_without_metrics_the_models_are_shown_all_the_same(start_server: Start, 
     assert (row["model"], row["running"], row["kv_cache_usage"]) == ("scripted", None, None)
 
 
-@pytest.mark.parametrize("verb", [("ps",), ("stop", "m"), ("logs",), ("batch", "list"), ("batch", "show", "b")])
+@pytest.mark.parametrize(
+    "verb", [("ps",), ("stop", "m"), ("stop", "--server"), ("logs",), ("batch", "list"), ("batch", "show", "b")]
+)
 def test_without_a_server_the_error_names_the_address_and_the_remedy(glm: Any, verb: tuple[str, ...]) -> None:
     with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:9 .*glm serve.*--url"):
         glm("--set", "client.max_retries=0", *verb, "--url", "http://127.0.0.1:9")
@@ -93,3 +95,8 @@ def test_a_stopped_model_is_out_of_memory_and_comes_back_when_it_is_asked_for(ti
 def test_stopping_a_model_that_is_not_there_says_so(start_server: Start, glm: Any) -> None:
     with pytest.raises(ModelNotFoundError, match=r"other is not in memory at http.*glm ps"):
         glm("stop", "other", "--url", start_server(key="operator").url, "--api-key", "operator")
+
+
+@pytest.mark.parametrize("arguments", [(), ("m", "--server"), ("m", "--delay", "3"), ("--server", "--delay", "-1")])
+def test_either_a_model_or_the_server_is_stopped(glm: Any, arguments: tuple[str, ...]) -> None:
+    assert glm("stop", *arguments, check=False).exit_code == 2

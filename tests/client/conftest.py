@@ -14,13 +14,15 @@ from glm_crush import AsyncClient, Client
 from glm_crush.client.async_transport import AsyncTransport
 from glm_crush.client.attempts import RetryPolicy
 from glm_crush.client.sync_transport import SyncTransport
-from glm_crush.config import ApiSettings, ObservabilitySettings, StorageSettings, load_settings
+from glm_crush.config import ApiSettings, CacheSettings, ObservabilitySettings, StorageSettings, load_settings
 from glm_crush.models.loader import load_model
 from glm_crush.serving.app import create_app
 from glm_crush.serving.local_encoder import serve_loaded_encoder
 from glm_crush.serving.observability.part import Observability
 from glm_crush.serving.openai.moderations import moderation_routes
 from glm_crush.serving.part import ServerPart
+from glm_crush.serving.reloading.reloading import Reloading
+from glm_crush.serving.response_cache.part import ResponseCache
 from glm_crush.serving.served_encoder import ServedEncoders
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.websocket.part import WebSocketPart
@@ -59,7 +61,10 @@ def server(glm_models: Any, tiny_encoder: Any, loopback_server: Any, glm_home: P
     database = LazyDatabase(StorageSettings(), glm_home)
     models = ServedModels(glm_models, encoders=ServedEncoders([tiny_encoder]))
     parts: list[ServerPart] = [Observability(models, ObservabilitySettings()), WebSocketPart(models), _Moderated()]
-    current.app = create_app(models, ApiSettings(key=KEY), database=database, parts=parts)
+    parts.append(ResponseCache(models, CacheSettings(persist=False)))
+    settings = load_settings(flags={"crush.threads": 1})
+    reloading = Reloading(settings, lambda: load_settings(flags={"crush.threads": 2, "gateway.audit": "all"}))
+    current.app = create_app(models, ApiSettings(key=KEY), database=database, parts=parts, reloading=reloading)
     yield url
     asyncio.run(database.close())
 

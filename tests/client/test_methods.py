@@ -333,6 +333,25 @@ def test_what_a_key_used_is_counted_and_recorded(client: Any, open_client: Any, 
     assert client.audit(before=entry.id, key_id=key.id) == ()
 
 
+def test_the_response_cache_is_looked_at_and_cleared(client: Any) -> None:
+    asked = {"model": "plain", "max_tokens": 2, "temperature": 0}
+    assert client.chat("Hi", **asked).content == client.chat("Hi", **asked).content
+    state = client.cache.state()
+    assert (state.entries, state.outcomes["miss"], state.outcomes["hit"], state.epoch) == (1, 1, 1, 0)
+    assert client.cache.clear() == 1
+    client.chat("Hi", **asked)
+    state = client.cache.state()
+    assert (state.outcomes["miss"], state.outcomes["hit"], state.epoch) == (2, 1, 1)
+
+
+def test_settings_are_looked_at_and_read_again(client: Any) -> None:
+    settings = {setting.key: setting for setting in client.settings()}
+    assert (settings["crush.threads"].value, settings["crush.threads"].live) == (1, False)
+    assert settings["gateway.audit"].live
+    reloaded = client.reload_settings()
+    assert (reloaded.applied, reloaded.needs_restart, reloaded.failed) == (("gateway.audit",), ("crush.threads",), {})
+
+
 def test_the_log_is_heard_live(client: Any) -> None:
     with client.logs("warning") as lines:
         logging.getLogger("glm_crush.test").info("not this")

@@ -226,10 +226,21 @@ OTHER_DIALECTS = re.compile(r"/api/|/v1/messages|/mcp|/v2/|/rerank$|/score$|/$|/
 
 def built() -> Iterator[tuple[str, str]]:
     """Method and path of every request that the client can make, with `x` for every argument."""
-    from glm_crush.client import batches, embeddings, files, gateway, models, moderations, reranking, server, tokens
+    from glm_crush.client import (
+        batches,
+        embeddings,
+        files,
+        gateway,
+        models,
+        moderations,
+        operations,
+        reranking,
+        server,
+        tokens,
+    )
 
     modules = (chats, completions, responses, batches, embeddings, files, gateway, models, moderations, reranking)
-    for module in (*modules, server, tokens):
+    for module in (*modules, operations, server, tokens):
         for name in module.__all__:
             build = getattr(module, name)
             if not inspect.isfunction(build) or name in ("chat_body", "result_calls"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from glm_crush.client import Client, LogLine
     from glm_crush.client.log_feed import LogFeed
-    from glm_crush.config import Settings
 
 __all__ = ["EXAMPLES", "logs"]
 
@@ -60,8 +59,15 @@ def logs(
 
     It needs a key with the scope admin. For the server on this machine one is made when it is first needed.
     """
+    from glm_crush.cli.operator_key import as_operator
+
     settings = settings_from(ctx, client__url=url, api__key=api_key)
-    with _subscribed(settings, level.value, lines) as feed:
+
+    def subscribe(client: Client) -> LogFeed:
+        chosen_level: Any = level.value
+        return client.logs(chosen_level, recent=lines).__enter__()  # it has a connection of its own
+
+    with as_operator(settings, subscribe) as feed:
         chosen = feed if follow else islice(feed, feed.num_recent)
         show = _print_json if as_json else _printer()
         try:
@@ -70,38 +76,6 @@ def logs(
                     show(line)
         except KeyboardInterrupt:
             return
-
-
-def _subscribed(settings: Settings, level: str, lines: int) -> LogFeed:
-    """The feed, entered; with the operator's key if the server is this installation's and wants one."""
-    from glm_crush.cli.operator_key import operator_key
-    from glm_crush.client import Client
-    from glm_crush.client.wire import is_loopback
-    from glm_crush.errors import AccessDeniedError, AuthenticationError
-
-    client = Client.from_settings(settings)
-    try:
-        return _entered(client, level, lines)
-    except (AccessDeniedError, AuthenticationError):
-        if settings.api.key is not None or not is_loopback(client.url):
-            raise
-    return _entered(_with_key(settings, operator_key(settings)), level, lines)
-
-
-def _with_key(settings: Settings, key: str) -> Client:
-    from dataclasses import replace
-
-    from glm_crush.client import Client
-
-    return Client.from_settings(replace(settings, api=replace(settings.api, key=key)))
-
-
-def _entered(client: Client, level: str, lines: int) -> LogFeed:
-    from typing import Any
-
-    chosen: Any = level
-    with client:  # the feed has a connection of its own
-        return client.logs(chosen, recent=lines).__enter__()
 
 
 def _print_json(line: LogLine) -> None:

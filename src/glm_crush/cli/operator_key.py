@@ -1,23 +1,49 @@
 """The key of whoever owns this installation, for verbs that only operators may use.
 
-Above: `logs`. Below: the keys in the database of this installation. Whoever can write that database can make any key,
-so nothing is given away; the secret is kept beside it, in a file that only its owner can read.
+Above: `logs`, `stop`. Below: the keys in the database of this installation. Whoever can write that database
+can make any key, so nothing is given away; the secret is kept beside it, in a file that only its owner can read.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from glm_crush.errors import StorageError
 
 if TYPE_CHECKING:
+    from glm_crush.client import Client
     from glm_crush.config import Settings
 
-__all__ = ["operator_key"]
+__all__ = ["as_operator", "operator_key"]
+
+Answer = TypeVar("Answer")
 
 _APPLICATION = "operator of this machine"
+
+
+def as_operator(settings: Settings, ask: Callable[[Client], Answer]) -> Answer:
+    """Ask the server; with the operator's key if it is this installation's and wants one, and none was given.
+
+    Raises:
+        AccessDeniedError, AuthenticationError: it wants another key.
+    """
+    from glm_crush.client import Client
+    from glm_crush.client.wire import is_loopback
+    from glm_crush.errors import AccessDeniedError, AuthenticationError
+
+    with Client.from_settings(settings) as client:
+        try:
+            return ask(client)
+        except (AccessDeniedError, AuthenticationError):
+            if settings.api.key is not None or not is_loopback(client.url):
+                raise
+    with_key = replace(settings, api=replace(settings.api, key=operator_key(settings)))
+    with Client.from_settings(with_key) as client:
+        return ask(client)
 
 
 def operator_key(settings: Settings) -> str:

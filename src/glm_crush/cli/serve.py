@@ -151,6 +151,7 @@ def serve(
         from glm_crush.serving.observability.logs import configure_logs, log_level_change
         from glm_crush.serving.reloading.reloading import Reloading
         from glm_crush.serving.server import bind, run_server, server_url
+        from glm_crush.serving.stopping import Stopping
         from glm_crush.storage.lazy import LazyDatabase
 
         check_exposure(settings)
@@ -175,6 +176,7 @@ def serve(
         reloading.add(log_level_change())
         if not given:
             reloading.add(models_change(models, name))
+        stopping = Stopping(settings.api.shutdown_timeout_seconds)
         app = create_app(
             models,
             settings.api,
@@ -183,6 +185,7 @@ def serve(
             store=open_store(settings),
             parts=_parts(settings, models, database),
             reloading=reloading,
+            stopping=stopping,
         )
 
         def ready(url: str) -> None:
@@ -194,7 +197,16 @@ def serve(
                 second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)
                 standard_error().print(f"  [cyan]Ollama[/]  {second_url}", soft_wrap=True)
 
-        run_server(app, bound, settings.api, settings.gateway, on_ready=ready, also=also, reloading=reloading)
+        run_server(
+            app,
+            bound,
+            settings.api,
+            settings.gateway,
+            on_ready=ready,
+            also=also,
+            reloading=reloading,
+            stopping=stopping,
+        )
 
 
 def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> list[ServerPart]:

@@ -1,4 +1,4 @@
-"""`glm stop`: take a model out of the memory of a running server."""
+"""`glm stop`: take a model out of the memory of a running server, or stop the server itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from glm_crush.cli.options import settings_from
 from glm_crush.cli.server_options import ApiKeyOption, UrlOption, open_client
 
 __all__ = ["EXAMPLES", "stop"]
@@ -15,17 +16,38 @@ EXAMPLES = """
 
   [cyan]glm stop smollm2:135m[/]  [dim]its memory is free when its requests have ended[/]
 
-  [cyan]glm ps[/]  [dim]what is in memory[/]
+  [cyan]glm stop --server[/]  [dim]the server itself; requests that run end first[/]
+
+  [cyan]glm stop --server --delay 10 --url http://10.0.0.5:4600[/]  [dim]load balancers look elsewhere meanwhile[/]
 """
 
 
 def stop(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that glm ps shows.")],
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model that glm ps shows.")] = None,
+    server: Annotated[bool, typer.Option("--server", help="Stop the server itself; needs the scope admin.")] = False,
+    delay: Annotated[
+        float,
+        typer.Option("--delay", metavar="SECONDS", min=0, max=3600, help="With --server: take requests for so long."),
+    ] = 0.0,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Take a model out of a running server's memory; requests that run end first, the server goes on."""
+    """Take a model out of a running server's memory, or stop the server; requests that run end first.
+
+    Stopping the server on this machine needs no key: one is made when it is first needed.
+    """
+    if (model is None) != server:
+        raise typer.BadParameter("give a model, or --server, and not both")
+    if delay and not server:
+        raise typer.BadParameter("--delay goes with --server")
+    if model is None:
+        _stop_server(ctx, delay, url, api_key)
+    else:
+        _stop_model(ctx, model, url, api_key)
+
+
+def _stop_model(ctx: typer.Context, model: str, url: str | None, api_key: str | None) -> None:
     from rich.markup import escape
 
     from glm_crush.cli.console import standard_error
@@ -37,3 +59,16 @@ def stop(
         except ModelNotFoundError as error:
             raise ModelNotFoundError(f"{model} is not in memory at {client.url}; glm ps shows what is") from error
         standard_error().print(f"[green]{escape(model)}[/] is out of memory; it comes back when it is asked for")
+
+
+def _stop_server(ctx: typer.Context, delay_seconds: float, url: str | None, api_key: str | None) -> None:
+    from glm_crush.cli.console import standard_error
+    from glm_crush.cli.operator_key import as_operator
+
+    settings = settings_from(ctx, client__url=url, api__key=api_key)
+    told = as_operator(settings, lambda client: client.stop_server(delay_seconds=delay_seconds))
+    when = f"in {told.delay_seconds:.0f} s" if told.delay_seconds >= 1 else "now"
+    standard_error().print(
+        f"[green]{settings.server_url}[/] stops {when}; what runs then may go on for "
+        f"{told.shutdown_timeout_seconds:.0f} s"
+    )

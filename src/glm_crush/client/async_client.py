@@ -18,6 +18,7 @@ from glm_crush.client import (
     gateway,
     models,
     moderations,
+    operations,
     reranking,
     responses,
     server,
@@ -109,6 +110,13 @@ class Keys(AsyncGroup):
     revoke = async_method(gateway.revoke_key)
 
 
+class Cache(AsyncGroup):
+    """The server's response cache."""
+
+    state = async_method(operations.cache_state)
+    clear = async_method(operations.clear_cache)
+
+
 class AsyncClient(ConnectedClient[AsyncTransport], AsyncGroup):
     """A server of models, as Python methods.
 
@@ -119,7 +127,7 @@ class AsyncClient(ConnectedClient[AsyncTransport], AsyncGroup):
     have in the server.
 
     Attributes:
-        files, batches, responses, models, applications, keys: groups of methods.
+        files, batches, responses, models, applications, keys, cache: groups of methods.
     """
 
     @staticmethod
@@ -134,6 +142,7 @@ class AsyncClient(ConnectedClient[AsyncTransport], AsyncGroup):
         self.models = Models(transport)
         self.applications = Applications(transport)
         self.keys = Keys(transport)
+        self.cache = Cache(transport)
 
     chat = async_method(chats.chat)
     chat_as = async_method(chats.chat_as)
@@ -152,6 +161,9 @@ class AsyncClient(ConnectedClient[AsyncTransport], AsyncGroup):
     render_completion = async_method(tokens.render_completion)
     usage = async_method(gateway.usage)
     audit = async_method(gateway.audit)
+    settings = async_method(operations.settings)
+    reload_settings = async_method(operations.reload_settings)
+    stop_server = async_method(operations.stop_server)
     health = async_method(server.health)
     ready = async_method(server.ready)
     version = async_method(server.version)

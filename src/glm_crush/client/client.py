@@ -19,6 +19,7 @@ from glm_crush.client import (
     gateway,
     models,
     moderations,
+    operations,
     reranking,
     responses,
     server,
@@ -109,6 +110,13 @@ class Keys(SyncGroup):
     revoke = sync_method(gateway.revoke_key)
 
 
+class Cache(SyncGroup):
+    """The server's response cache."""
+
+    state = sync_method(operations.cache_state)
+    clear = sync_method(operations.clear_cache)
+
+
 class Client(ConnectedClient[SyncTransport], SyncGroup):
     """A server of models, as Python methods.
 
@@ -119,7 +127,7 @@ class Client(ConnectedClient[SyncTransport], SyncGroup):
     have in the server.
 
     Attributes:
-        files, batches, responses, models, applications, keys: groups of methods.
+        files, batches, responses, models, applications, keys, cache: groups of methods.
     """
 
     @staticmethod
@@ -134,6 +142,7 @@ class Client(ConnectedClient[SyncTransport], SyncGroup):
         self.models = Models(transport)
         self.applications = Applications(transport)
         self.keys = Keys(transport)
+        self.cache = Cache(transport)
 
     chat = sync_method(chats.chat)
     chat_as = sync_method(chats.chat_as)
@@ -152,6 +161,9 @@ class Client(ConnectedClient[SyncTransport], SyncGroup):
     render_completion = sync_method(tokens.render_completion)
     usage = sync_method(gateway.usage)
     audit = sync_method(gateway.audit)
+    settings = sync_method(operations.settings)
+    reload_settings = sync_method(operations.reload_settings)
+    stop_server = sync_method(operations.stop_server)
     health = sync_method(server.health)
     ready = sync_method(server.ready)
     version = sync_method(server.version)

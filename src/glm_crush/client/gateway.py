@@ -6,7 +6,7 @@ Above: the two clients. Below: nothing but the call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from glm_crush.client.call import Call, given, place, read_as, read_rows
 from glm_crush.client.result import Result
@@ -79,7 +79,7 @@ class UsageRow(Result, frozen=True):
 
 
 class AuditEntry(Result, frozen=True):
-    """One request in the audit log."""
+    """One request in the audit log; `guard` is what the guard found in it."""
 
     id: int
     time: float
@@ -94,6 +94,7 @@ class AuditEntry(Result, frozen=True):
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     duration_ms: int | None = None
+    guard: Any = None
 
 
 class KeyLimits(TypedDict, total=False):

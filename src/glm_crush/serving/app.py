@@ -40,6 +40,7 @@ from glm_crush.serving.reloading.reloading import Reloading
 from glm_crush.serving.routing import starlette_routes
 from glm_crush.serving.served_model import ServedModel
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.stopping import Stopping
 from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.store import ModelStore
 
@@ -56,12 +57,14 @@ def create_app(
     parts: Sequence[ServerPart] = (),
     on_shutdown: Callable[[], None] | None = None,
     reloading: Reloading | None = None,
+    stopping: Stopping | None = None,
 ) -> Starlette:
     """The ASGI application that serves `models`; the first is the default one.
 
     `on_shutdown` is called once after the last request, to stop the engines. Without a `database` nothing is stored,
     and there are no routes for stored objects and no keys but `api.key`; without a `store` no models are fetched.
-    `parts` add theirs, the first one outermost. `reloading` is told which settings can change while the server runs.
+    `parts` add theirs, the first one outermost. `reloading` is told which settings can change while the server
+    runs; `stopping` lets administrators end it.
 
     Raises:
         ConfigError: settings that cannot be.
@@ -71,7 +74,7 @@ def create_app(
     door = build_gateway(settings, limits, database)
     # What runs in the background is stopped before the gateway writes its last records.
     stored = None if database is None else StoredApis(served, database, settings)
-    parts = [ModelPoolPart(served), *parts, door, *(part for part in (stored, reloading) if part is not None)]
+    parts = [ModelPoolPart(served), *parts, door, *(part for part in (stored, reloading, stopping) if part is not None)]
     pages = WelcomePages(limits)
     if reloading is not None:
         reloading.add(pages.live_change(), *(change for part in parts for change in part.live_changes()))
@@ -85,7 +88,7 @@ def create_app(
         *anthropic_routes(served, settings),
         *ollama_routes(served, store),
         *added,
-        *health_routes(served),
+        *health_routes(served, stopping),
     ]
     caller = InProcessCaller(routes, door.gateway)
     for part in parts:

@@ -13,6 +13,7 @@ from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
+from glm_crush.serving.stopping import Stopping
 
 __all__ = ["Health", "health_routes"]
 
@@ -31,9 +32,9 @@ class _Version(TypedDict):
     version: str
 
 
-def health_routes(models: ServedModels) -> list[ApiRoute]:
-    """The probes."""
-    health = Health(models)
+def health_routes(models: ServedModels, stopping: Stopping | None = None) -> list[ApiRoute]:
+    """The probes; `stopping` knows whether the server is about to end."""
+    health = Health(models, stopping)
     return [
         (Endpoint("GET", "/health", "The process answers.", reply=_Status), health.health),
         (
@@ -49,15 +50,18 @@ def health_routes(models: ServedModels) -> list[ApiRoute]:
 class Health:
     """Probes for supervisors and load balancers; they need no key."""
 
-    def __init__(self, models: ServedModels) -> None:
+    def __init__(self, models: ServedModels, stopping: Stopping | None = None) -> None:
         self._models = models
+        self._stopping = stopping
 
     async def health(self, _: Request) -> Response:
         """The process answers."""
         return json_response({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Every engine can take requests; 503 otherwise."""
+        """Every engine can take requests, and the server is there to stay; 503 otherwise."""
+        if self._stopping is not None and self._stopping.is_stopping:
+            return json_response({"status": "stopping"}, status=503)
         stopped = [model.name for model in self._models if not model.engine.is_alive]
         stopped += [encoder.name for encoder in self._models.encoders if not encoder.is_alive]
         if stopped:

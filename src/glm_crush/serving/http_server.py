@@ -21,6 +21,7 @@ from glm_crush.serving.draining_socket import DrainingSocket
 from glm_crush.serving.gateway.guarded_protocol import guarded_protocol
 from glm_crush.serving.gateway.tls import Certificate
 from glm_crush.serving.reloading.reloading import Reloading
+from glm_crush.serving.stopping import Stopping
 
 __all__ = ["HttpServer"]
 
@@ -35,6 +36,7 @@ class HttpServer(uvicorn.Server):
         sockets: where it listens.
         settings, gateway: times, sizes, certificate.
         on_ready: called once requests are taken.
+        stopping: how administrators end it.
         reloading: what SIGHUP asks to read the settings again; None = the signal ends the server, as is its default.
 
     Raises:
@@ -50,12 +52,15 @@ class HttpServer(uvicorn.Server):
         *,
         on_ready: Callable[[], None],
         reloading: Reloading | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
         self._sockets = sockets
         self._on_ready = on_ready
         self._header_seconds = gateway.header_timeout_seconds
         self._certificate = Certificate.of(gateway)
         self._reloading = reloading
+        if stopping is not None:
+            stopping.stop_with(self._begin_to_stop)
         if reloading is not None and self._certificate is not None:
             reloading.add(self._certificate.live_change())
         self._protocol_class = guarded_protocol(gateway)
@@ -118,6 +123,9 @@ class HttpServer(uvicorn.Server):
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _begin_to_stop(self) -> None:
+        self.should_exit = True
 
     def _protocol(self) -> asyncio.Protocol:
         return self._protocol_class(self.config, self.server_state, self.lifespan.state)

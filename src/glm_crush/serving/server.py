@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from glm_crush.serving.reloading.reloading import Reloading
+    from glm_crush.serving.stopping import Stopping
 
 __all__ = ["bind", "run_server", "server_url"]
 
@@ -69,11 +70,12 @@ def run_server(
     on_ready: Callable[[str], None],
     also: Sequence[socket.socket] = (),
     reloading: Reloading | None = None,
+    stopping: Stopping | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within the shutdown timeout.
 
-    SIGHUP asks `reloading` to read the settings again. `on_ready` is told the URL once requests are taken. The same
-    routes are served at `also`.
+    SIGHUP asks `reloading` to read the settings again; `stopping` stops as the signals do. `on_ready` is told the URL
+    once requests are taken. The same routes are served at `also`.
 
     Raises:
         ConfigError: see `HttpServer`.
@@ -82,7 +84,9 @@ def run_server(
 
     limits = gateway or GatewaySettings()
     url = server_url(bound, secure=limits.tls_cert is not None)
-    server = HttpServer(app, [bound, *also], settings, limits, on_ready=lambda: on_ready(url), reloading=reloading)
+    server = HttpServer(
+        app, [bound, *also], settings, limits, on_ready=lambda: on_ready(url), reloading=reloading, stopping=stopping
+    )
     with _quick_thread_switches():
         server.run()
 

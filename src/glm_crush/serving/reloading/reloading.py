@@ -124,8 +124,7 @@ class Reloading(ServerPart):
             await self.reload()
         except GlmError as error:
             _log.error("the configuration has not changed: %s", error)
-        except Exception:
-            # Nobody waits for this task: it would end, the watch over the files with it, and nobody would know.
+        except Exception:  # noqa: BLE001 - nobody waits for this task: it would end, and the watch over the files with it
             _log.exception("the configuration could not be read again; this is a bug, and the server goes on as before")
 
     async def _reload(self, _: Request) -> Response:
