@@ -6,7 +6,9 @@ Above: `grammar`, which imports this when the first grammar comes.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -16,6 +18,12 @@ from glm_crush.types import StructuredOutput
 __all__ = ["compile_grammar", "load_tokenizer", "without_state"]
 
 _MAX_MESSAGE = 400
+# The library goes down a grammar by recursion: a chain of references as long as the text allows takes some 500 bytes of
+# stack for each byte of it, and a stack that is too short ends the process. Pages that nobody gets to take no memory.
+_STACK_BYTES = 2**24
+_STACK_BYTES_PER_CHARACTER = 1024
+_MAX_CHARACTERS = 2**19
+_STACK_SIZE = threading.Lock()  # held while it is set, which is for the whole process, until the thread has begun
 _NOT_SPECIAL = re.compile(rb'"special"\s*:\s*false')
 
 
@@ -39,8 +47,33 @@ def compile_grammar(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLM
     """A matcher at the grammar's beginning.
 
     Raises:
-        InvalidParameterError: the grammar is malformed, or uses something that cannot be enforced; says what.
+        InvalidParameterError: the grammar is malformed, too long, or uses what cannot be enforced; says what.
     """
+    size = len(structured.grammar)
+    if size > _MAX_CHARACTERS:
+        raise _refusal(structured.kind, f"it has {size} characters; at most {_MAX_CHARACTERS} can be compiled")
+    compiled: Future[LLMatcher] = Future()
+
+    def compile_it() -> None:
+        try:
+            compiled.set_result(_compile(tokenizer, structured))
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            compiled.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - a panic of the library is no Exception
+            compiled.set_exception(_refusal(structured.kind, f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=compile_it, name="glm-grammar", daemon=True)
+    with _STACK_SIZE:
+        threading.stack_size(_STACK_BYTES + size * _STACK_BYTES_PER_CHARACTER)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(0)
+    thread.join()
+    return compiled.result()
+
+
+def _compile(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLMatcher:
     compiled = LLMatcher(tokenizer, _in_llguidance_form(structured), log_level=0, limits=_limits())
     if compiled.is_error():
         raise _refusal(structured.kind, compiled.get_error())
