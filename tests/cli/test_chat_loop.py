@@ -11,6 +11,7 @@ import pytest
 from glm_crush.cli.chat_commands import COMMANDS, ChatCommands
 from glm_crush.cli.chat_loop import chat_loop
 from glm_crush.cli.conversation import Conversation
+from glm_crush.cli.sampling_options import SETTABLE
 from glm_crush.errors import EngineError
 from tests.cli.scripted_backend import ScriptedBackend
 
@@ -129,6 +130,18 @@ def test_a_misused_command_says_what_to_do(
 ) -> None:
     talk([line], tmp_path)
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_parameters_shown_are_those_that_can_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talk(["/set parameter seed 7", "/set parameter stop END", "/show parameters"], tmp_path)
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().err.splitlines() if line.startswith("  "))
+    assert set(rows) == set(SETTABLE)
+    assert {name: rows[name].strip() for name in ("temperature", "seed", "max_tokens", "stop")} == {
+        "temperature": "0.7",
+        "seed": "7  (set here)",
+        "max_tokens": "unset",
+        "stop": "'END'  (set here)",
+    }
 
 
 @pytest.mark.parametrize("line", ["/show", "/show model", "/show parameters", "/show system", "/show messages"])

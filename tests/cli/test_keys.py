@@ -55,6 +55,11 @@ def test_the_list_shows_what_a_person_looks_for_and_no_secret(glm: Any) -> None:
     assert made["key"] not in shown
 
 
+def test_where_there_is_no_key_the_list_says_how_to_make_one(glm: Any) -> None:
+    listed = glm("keys", "list")
+    assert (listed.stdout, "glm keys create" in listed.stderr) == ("", True)
+
+
 def test_a_key_can_be_named_by_the_first_part_of_its_secret(glm: Any) -> None:
     made = create(glm, "shop")
     prefix = "_".join(made["key"].split("_")[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from glm_crush.cli.roofline import measure_bandwidth
 from glm_crush.errors import ModelNotFoundError
 from glm_crush.weights.packed_file import PackedFile
+from tests.weights.gguf_files import tiny_gguf
 from tests.weights.web_server import serving
 
 pytestmark = pytest.mark.requirement("M6")
@@ -41,6 +43,16 @@ def test_show_tells_origin_type_and_template(glm: Glm, tiny_llama: Path) -> None
     shown = json.loads(glm("show", "tiny", "--json").output)
     assert (shown["name"], shown["model_type"], shown["linked"]) == ("tiny", "llama", True)
     assert glm("show", "tiny", "--template").output.strip() == shown["chat_template"].strip()
+
+
+def test_in_a_pipe_no_path_and_no_hash_is_broken_over_lines(glm: Glm, tmp_path: Path) -> None:
+    with serving() as web:
+        web.file("/tiny.gguf", tiny_gguf("llama", tmp_path).read_bytes())
+        glm("pull", f"{web.url}/tiny.gguf", "--name", "x" * 100)
+    shown = glm("show", "x" * 100).output
+    assert json.loads(glm("show", "x" * 100, "--json").output)["path"] in shown
+    assert re.search(r"files \(SHA-256\) +[0-9a-f]{64} tiny\.gguf *\n", shown)
+    assert re.search(r"size +\S+ KiB \([\d,]+\) *\n", shown)
 
 
 def test_show_tells_the_same_of_a_packed_file(glm: Glm, tiny_llama: Path, tmp_path: Path) -> None:

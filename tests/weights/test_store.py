@@ -83,12 +83,28 @@ def test_an_unknown_name_is_answered_with_the_nearest(store: ModelStore, tmp_pat
         store.resolve("smollm2:135m")
     with pytest.raises(ModelNotFoundError, match=r"stored and no such path exists\. `glm list`"):
         ModelStore(tmp_path / "empty").resolve("qqqqqqqq")
-    with pytest.raises(ModelNotFoundError, match=r"missing\.gguf does not exist"):
+    with pytest.raises(ModelNotFoundError, match=r"^\./missing\.gguf does not exist; check the path"):
         store.resolve("./missing.gguf")
-    with pytest.raises(ModelNotFoundError, match=r"is not a GGUF file or a folder with config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"not a GGUF file, a packed \.glm file or a folder with config\.json"):
         store.resolve(str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="did you mean smollm2:135m"):
         store.pull("smolm2:135")
+
+
+def test_a_name_that_is_like_none_is_answered_with_what_can_be_pulled(store: ModelStore) -> None:
+    pulled(store, "llama3:8b")
+    with pytest.raises(ModelNotFoundError, match=r"exists\. `glm list` .* takes smollm2:135m, minilm, pypi:"):
+        store.resolve("nope")
+
+
+def test_what_a_model_was_pulled_from_names_it_without_asking_anybody(store: ModelStore) -> None:
+    with serving() as web:
+        web.file("/tiny.gguf", GGUF)
+        spec = f"{web.url}/tiny.gguf"
+        store.pull(spec)
+    assert store.resolve(spec).read_bytes() == GGUF  # the server is gone
+    with pytest.raises(ModelNotFoundError):
+        store.resolve(spec.replace("tiny", "other"))
 
 
 @pytest.mark.parametrize("name", ["..", "a/../b", "/etc", "a b", "", "a:b:c", "-x", "x" * 201, "é"])

@@ -6,16 +6,17 @@ Below: `Conversation`, which they change. They know nothing of how lines are rea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
 from glm_crush.cli.backend import ChatBackend, Turn
 from glm_crush.cli.conversation import Conversation
-from glm_crush.cli.sampling_options import set_parameter
+from glm_crush.cli.sampling_options import SETTABLE, set_parameter
 from glm_crush.errors import RequestError
+from glm_crush.types import SamplingParams
 
-__all__ = ["COMMANDS", "ChatCommands", "Command", "Leave", "Outcome"]
+__all__ = ["COMMANDS", "ChatCommands", "Command", "Leave", "Outcome", "Rows"]
 
 
 class Leave(Enum):
@@ -24,8 +25,10 @@ class Leave(Enum):
     CHAT = auto()
 
 
-# What a command leads to: text to print, a turn to answer, or the end.
-Outcome = str | Turn | Leave
+# Names with what they mean, in two columns.
+Rows = Sequence[tuple[str, str]]
+# What a command leads to: text to print (a str), rows to print, a turn to answer, or the end.
+Outcome = str | Rows | Turn | Leave
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,13 @@ class ChatCommands:
                 return self._think(choice == "think")
         raise RequestError("say what to set: /set parameter temperature 0.2, or /set nohistory")
 
-    def _show(self, argument: str) -> str:
+    def _show(self, argument: str) -> str | Rows:
         conversation = self._conversation
         if argument in ("", "model", "info"):
-            return _aligned(list(self._backend.facts().items()))
+            return list(self._backend.facts().items())
         if argument in ("parameters", "params"):
-            defaults = self._backend.default_params
-            rows = []
-            for spec in fields(conversation.params):
-                value = getattr(conversation.params, spec.name)
-                if spec.name in ("logprobs", "prompt_logprobs", "n"):
-                    continue
-                changed = value != getattr(replace(defaults, max_tokens=None), spec.name)
-                rows.append((spec.name, f"{value}{'  (set here)' if changed else ''}"))
-            return _aligned(rows)
+            defaults = replace(self._backend.default_params, max_tokens=None)
+            return [(name, _shown(conversation.params, defaults, name)) for name in SETTABLE]
         if argument == "system":
             return conversation.system or "no system prompt is set"
         if argument in ("messages", "history"):
@@ -164,11 +160,13 @@ def _verbosity(verbose: bool) -> str:
     return "tokens and speed are shown after each reply" if verbose else "replies stand alone"
 
 
-def _help() -> str:
+def _shown(params: SamplingParams, defaults: SamplingParams, name: str) -> str:
+    """The value of a parameter as it would be typed."""
+    value = getattr(params, name)
+    text = ", ".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+    return f"{'unset' if value in (None, ()) else text}{'' if value == getattr(defaults, name) else '  (set here)'}"
+
+
+def _help() -> Rows:
     extra = [('"""', "starts and ends a message of several lines"), ("Ctrl-C", "stops the reply"), ("Ctrl-D", "leaves")]
-    return _aligned([(command.usage, command.meaning) for command in COMMANDS] + extra)
-
-
-def _aligned(rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+    return [(command.usage, command.meaning) for command in COMMANDS] + extra

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from glm_crush.cli.backend import ChatBackend, Turn
-from glm_crush.cli.chat_commands import COMMANDS, ChatCommands, Leave
+from glm_crush.cli.chat_commands import COMMANDS, ChatCommands, Leave, Rows
 from glm_crush.cli.console import print_error, standard_error
 from glm_crush.cli.conversation import Conversation
 from glm_crush.cli.reply_view import print_reply, print_stats
@@ -45,16 +45,36 @@ def chat_loop(
             if isinstance(outcome, Turn):
                 _answer(backend, conversation, outcome, out)
             else:
-                standard_error().print(str(outcome), style="dim", markup=False)
+                _show(outcome)
         except GlmError as error:
             if not line.startswith("/"):
                 conversation.answer("")
             print_error(str(error))
 
 
+def _show(outcome: str | Rows) -> None:
+    """What a command says: text, or rows whose right half wraps beneath itself."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = standard_error()
+    if isinstance(outcome, str):
+        console.print(outcome, style="dim", markup=False)
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for left, right in outcome:
+        table.add_row(Text(f"  {left}", style="dim"), Text(right, style="dim"))
+    console.print(table)
+
+
 def _answer(backend: ChatBackend, conversation: Conversation, turn: Turn, out: TextIO) -> None:
     text, stats = print_reply(backend.reply(turn), out)
     conversation.answer(text)
+    if out.isatty():
+        out.write("\n")  # so that an eye finds where a reply ends
+        out.flush()
     if stats is None:
         standard_error().print("[yellow]stopped[/] [dim](/retry answers again)[/]")
     elif stats.finish_reason == "length":
@@ -93,7 +113,7 @@ def line_reader(history_path: Path) -> ReadLine:
         completer=WordCompleter(words, sentence=True),
         complete_while_typing=False,
     )
-    hint = HTML("<ansigray>Send a message (/? for help)</ansigray>")
+    hint = HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
 
     def read(prompt: str) -> str:
         label = HTML(f"<ansigreen><b>{prompt.replace('>', '&gt;')}</b></ansigreen>")

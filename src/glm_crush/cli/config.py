@@ -9,7 +9,6 @@ from glm_crush.cli.options import JsonOption, settings_from
 __all__ = ["app"]
 
 _WIDE = 130  # columns from which the meanings fit on one line
-_PIPE = 1000  # columns where nobody looks at them
 
 app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
 
@@ -39,8 +38,6 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    if not console.is_terminal:
-        console.width = _PIPE  # one line for each setting, for whoever searches them
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     wide = console.width >= _WIDE
     columns = [("setting", "cyan"), ("value", "bold"), ("from", "green"), *([("meaning", "dim")] if wide else [])]

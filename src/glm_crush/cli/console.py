@@ -28,24 +28,33 @@ __all__ = [
 
 Progress = Callable[[str, int, int | None], None]
 
+_PIPE = 1000  # columns where nobody looks at them
+
 
 def standard_output() -> Console:
-    """The console of results; plain text when it is not a terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False)
+    """The console of results."""
+    return _console(stderr=False)
 
 
 def standard_error() -> Console:
     """The console of everything that is not the result."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """Where it is not a terminal: plain text that breaks no path, no hash and no row of a table."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE
+    return console
 
 
 def print_error(message: str) -> None:
-    """One red line on standard error."""
-    standard_error().print(f"[bold red]error:[/] [red]{_escape(message)}[/]", soft_wrap=True)
+    """One red line on standard error; a terminal breaks it between words."""
+    console = standard_error()
+    console.print(f"[bold red]error:[/] [red]{_escape(message)}[/]", soft_wrap=not console.is_terminal)
 
 
 def _escape(text: str) -> str:
@@ -96,21 +105,30 @@ def transfer_bar(description: str) -> Iterator[Progress]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        ProgressColumn,
+        Task,
         TaskID,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
     from rich.progress import (
         Progress as RichProgress,
     )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        """In the units of the sizes beside it; rich's own column counts in powers of ten."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{format_bytes(speed)}/s" if speed else "", style="progress.data.speed")
 
     console = standard_error()
     columns = (
         TextColumn("[cyan]{task.description}"),
         BarColumn(bar_width=None),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        Speed(),
         TimeRemainingColumn(compact=True),
     )
     with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -125,8 +143,9 @@ def transfer_bar(description: str) -> Iterator[Progress]:
 
 
 def print_warning(message: str) -> None:
-    """One yellow line on standard error."""
-    standard_error().print(f"[bold yellow]warning:[/] [yellow]{_escape(message)}[/]", soft_wrap=True)
+    """One yellow line on standard error; a terminal breaks it between words."""
+    console = standard_error()
+    console.print(f"[bold yellow]warning:[/] [yellow]{_escape(message)}[/]", soft_wrap=not console.is_terminal)
 
 
 @contextmanager

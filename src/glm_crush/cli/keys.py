@@ -108,8 +108,11 @@ def list_keys(
     from rich.markup import escape
     from rich.table import Table
 
-    from glm_crush.cli.console import standard_output
+    from glm_crush.cli.console import standard_error, standard_output
 
+    if not found:
+        standard_error().print("[dim]no keys yet: glm keys create APPLICATION[/]")
+        return
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("key", "application", "name", "status", "scopes", "limits", "last used"):
         table.add_column(column, style="cyan" if column == "key" else "", overflow="fold", no_wrap=column == "key")

@@ -13,6 +13,7 @@ from glm_crush.errors import InvalidParameterError
 from glm_crush.types import PRESETS, SamplingParams
 
 __all__ = [
+    "SETTABLE",
     "MaxTokensOption",
     "MinPOption",
     "PresetOption",
@@ -69,6 +70,10 @@ _NUMBERS = (
 )
 
 
+# What `/set parameter` takes, in the order in which it is shown.
+SETTABLE: tuple[str, ...] = (*_NUMBERS, *_INTEGERS, "stop")
+
+
 def given_params(defaults: SamplingParams, *, preset: str | None = None, **given: Any) -> SamplingParams:
     """The model's defaults, or a preset's, with what the user gave; no length limit unless given.
 
@@ -90,9 +95,8 @@ def set_parameter(params: SamplingParams, name: str, text: str) -> SamplingParam
     if name == "stop":
         return replace(params, stop=(*params.stop, text))
     if name not in (*_INTEGERS, *_NUMBERS):
-        known = (*_NUMBERS, *_INTEGERS, "stop")
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        near = difflib.get_close_matches(name, SETTABLE, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(SETTABLE)}"
         raise InvalidParameterError(f"there is no parameter {name!r}; {hint}", parameter=name)
     if text.lower() == "none" and name in ("seed", "max_tokens"):
         changed: dict[str, Any] = {name: None}

@@ -10,6 +10,8 @@ from glm_crush.cli.options import JsonOption, NameArgument, settings_from
 
 __all__ = ["show"]
 
+_LABELS = {"bytes": "size", "linked": "registered path", "files": "files (SHA-256)"}
+
 
 def show(
     ctx: typer.Context,
@@ -23,7 +25,7 @@ def show(
     from rich.markup import escape
     from rich.table import Table
 
-    from glm_crush.cli.console import standard_output
+    from glm_crush.cli.console import format_bytes, standard_output
     from glm_crush.cli.models import open_store, stored_as_json
     from glm_crush.errors import TemplateError
     from glm_crush.weights.checkpoint import open_checkpoint
@@ -49,10 +51,12 @@ def show(
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in row.items():
+    for key, value in (row | {"bytes": f"{format_bytes(model.bytes)} ({model.bytes:,})"}).items():
         if key == "chat_template":
             value = f"{len(value)} characters (--template prints it)" if value else "none"
         elif isinstance(value, dict):
-            value = "\n".join(f"{name} {item}" for name, item in value.items()) or "none"
-        table.add_row(key.replace("_", " "), escape(str(value)))
+            value = "\n".join(f"{item} {name}" if key == "files" else f"{name} {item}" for name, item in value.items())
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        table.add_row(_LABELS.get(key, key.replace("_", " ")), escape(str(value or "none")))
     standard_output().print(table)

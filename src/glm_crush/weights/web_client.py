@@ -85,7 +85,10 @@ class WebClient:
     def wait_or_give_up(self, url: str, failures: int, error: Exception) -> None:
         """Sleep before another attempt. Raises DownloadError when there have been enough."""
         if failures > self.retries:
-            raise DownloadError(f"{shown(url)} failed {failures} times in a row: {_reason(error)}") from error
+            raise DownloadError(
+                f"{shown(url)} failed {failures} times in a row: {_reason(error)}; check the network and the address, "
+                "then pull again: what has come is kept"
+            ) from error
         asked = error.retry_after_seconds if isinstance(error, InterruptedTransferError) else 0.0
         self.sleep(max(min(0.5 * 2 ** (failures - 1), 8.0), asked))
 
