@@ -35,6 +35,15 @@ def test_every_verb_explains_itself(glm: Glm, verb: str) -> None:
     assert "Usage: " in glm(verb, "--help").output
 
 
+def test_help_shows_flags_without_a_value_and_examples_in_columns(glm: Glm) -> None:
+    for verb in (["--help"], ["run", "--help"], ["keys", "list", "--help"], ["batch", "--help"]):
+        assert "<bool>" not in glm(*verb).output
+    shown = [line for line in glm("ps", "--help").output.splitlines() if line.strip().startswith("glm ps")]
+    assert len(shown) == 3
+    columns = {line.index(what) for line, what in zip(shown, ("the server", "again", "another"), strict=True)}
+    assert len(columns) == 1
+
+
 def test_every_option_has_help() -> None:
     import typer.main
 

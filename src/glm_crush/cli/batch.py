@@ -9,25 +9,21 @@ import typer
 
 from glm_crush.cli.options import JsonOption
 from glm_crush.cli.server_options import ApiKeyOption, UrlOption, open_client
+from glm_crush.cli.verbs import Verbs, examples
 
 if TYPE_CHECKING:
     from glm_crush.client import Batch
 
 __all__ = ["app"]
 
-_EXAMPLES = """
-[bold]Examples[/]
+_EXAMPLES = examples(
+    ("glm batch run questions.jsonl -o answers.jsonl", "submit, wait, fetch; again to go on after Ctrl-C"),
+    ("glm batch submit questions.jsonl", "prints the id"),
+    ("glm batch results batch_24b5... > answers.jsonl", "what is done"),
+    note='A line is [cyan]{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}[/].',
+)
 
-  [cyan]glm batch run questions.jsonl -o answers.jsonl[/]  [dim]submit, wait, fetch; again to go on after Ctrl-C[/]
-
-  [cyan]glm batch submit questions.jsonl[/]  [dim]prints the id[/]
-
-  [cyan]glm batch results batch_24b5... > answers.jsonl[/]  [dim]what is done[/]
-
-A line is [cyan]{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {...}}[/].
-"""
-
-app = typer.Typer(
+app = Verbs(
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=_EXAMPLES,

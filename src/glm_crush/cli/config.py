@@ -5,12 +5,13 @@ from __future__ import annotations
 import typer
 
 from glm_crush.cli.options import JsonOption, settings_from
+from glm_crush.cli.verbs import Verbs
 
 __all__ = ["app"]
 
 _WIDE = 130  # columns from which the meanings fit on one line
 
-app = typer.Typer(no_args_is_help=True, help="Look at the configuration.")
+app = Verbs(no_args_is_help=True, help="Look at the configuration.")
 
 
 @app.callback()

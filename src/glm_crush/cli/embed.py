@@ -23,7 +23,7 @@ class PoolingChoice(StrEnum):
 
 def embed(
     ctx: typer.Context,
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="What to embed.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="What to embed.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A store name or a path; default: minilm.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="A text per line of this file; - reads standard input.")

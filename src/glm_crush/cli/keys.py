@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from glm_crush.cli.options import JsonOption, settings_from
+from glm_crush.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from glm_crush.serving.gateway.key_store import KeyStore
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-app = typer.Typer(no_args_is_help=True, help="Make and end keys: who may use the server, and how much.")
+app = Verbs(no_args_is_help=True, help="Make and end keys: who may use the server, and how much.")
 
 KeyArgument = Annotated[
     str, typer.Argument(metavar="KEY", help="The id of a key, or the first part of its secret (glm_...).")

@@ -10,6 +10,7 @@ import typer
 
 from glm_crush.cli.options import JsonOption, settings_from
 from glm_crush.cli.server_options import ApiKeyOption, UrlOption
+from glm_crush.cli.verbs import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,15 +22,11 @@ __all__ = ["EXAMPLES", "logs"]
 
 _MOST = 1000  # lines that a server keeps
 _COLOURS = {"debug": "dim", "info": "cyan", "warning": "yellow", "error": "bold red", "critical": "bold red"}
-EXAMPLES = """
-[bold]Examples[/]
-
-  [cyan]glm logs[/]  [dim]the newest lines[/]
-
-  [cyan]glm logs -f --level warning[/]  [dim]go on, until Ctrl-C, with what is serious[/]
-
-  [cyan]glm logs -n 1000 --request req_24b5...[/]  [dim]what happened to one request[/]
-"""
+EXAMPLES = examples(
+    ("glm logs", "the newest lines"),
+    ("glm logs -f --level warning", "go on, until Ctrl-C, with what is serious"),
+    ("glm logs -n 1000 --request req_24b5...", "what happened to one request"),
+)
 
 
 class LogLevel(StrEnum):

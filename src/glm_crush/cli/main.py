@@ -36,28 +36,22 @@ from glm_crush.cli import (
     version,
 )
 from glm_crush.cli.options import root_options
+from glm_crush.cli.verbs import Verbs, examples
 
 __all__ = ["app", "main"]
 
-_EXAMPLES = """
-[bold]Examples[/]
-
-  [cyan]glm run "Why is the sky blue?"[/]  [dim]one answer, from the default model[/]
-
-  [cyan]git diff | glm run smollm2:135m "Explain"[/]  [dim]a prompt with standard input[/]
-
-  [cyan]glm chat[/]  [dim]a conversation; /? lists its commands[/]
-
-  [cyan]glm serve --port 4600[/]  [dim]the OpenAI API on this machine[/]
-
-  [cyan]glm pull hf:org/name[/]  [dim]fetch a model; then glm list, glm inspect[/]
-
-  [cyan]glm bench smollm2:135m --json[/]  [dim]how fast it is here[/]
-"""
+_EXAMPLES = examples(
+    ('glm run "Why is the sky blue?"', "one answer, from the default model"),
+    ('git diff | glm run smollm2:135m "Explain"', "a prompt with standard input"),
+    ("glm chat", "a conversation; /? lists its commands"),
+    ("glm serve --port 4600", "the OpenAI API on this machine"),
+    ("glm pull hf:org/name", "fetch a model; then glm list, glm inspect"),
+    ("glm bench smollm2:135m --json", "how fast it is here"),
+)
 
 _TALK, _SERVER, _MODELS, _MEASURE, _SETUP = "Talk", "A running server", "Models", "Measure", "Set up"
 
-app = typer.Typer(
+app = Verbs(
     name="glm",
     help="Run language models of the GLM family, and others, on this machine.",
     epilog=_EXAMPLES,
@@ -94,13 +88,12 @@ def root(
 app.command("run", rich_help_panel=_TALK)(run.run)
 app.command("chat", rich_help_panel=_TALK)(chat.chat)
 app.command("serve", rich_help_panel=_TALK)(serve.serve)
-app.command("mcp", rich_help_panel=_TALK)(mcp.mcp)
 app.command("embed", rich_help_panel=_TALK)(embed.embed)
 app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
-app.command("guard", rich_help_panel=_SETUP)(guard.guard)
 app.command("ps", rich_help_panel=_SERVER, epilog=ps.EXAMPLES)(ps.ps)
 app.command("stop", rich_help_panel=_SERVER, epilog=stop.EXAMPLES)(stop.stop)
 app.command("logs", rich_help_panel=_SERVER, epilog=logs.EXAMPLES)(logs.logs)
+app.command("mcp", rich_help_panel=_SERVER)(mcp.mcp)
 app.add_typer(batch.app, name="batch", rich_help_panel=_SERVER)
 app.command("pull", rich_help_panel=_MODELS)(pull.pull)
 app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
@@ -116,6 +109,7 @@ app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
 app.command("selfcheck", rich_help_panel=_MEASURE)(selfcheck.selfcheck)
 app.add_typer(keys.app, name="keys", rich_help_panel=_SETUP)
 app.add_typer(config.app, name="config", rich_help_panel=_SETUP)
+app.command("guard", rich_help_panel=_SETUP)(guard.guard)
 app.command("version", rich_help_panel=_SETUP)(version.version)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from glm_crush.cli.options import JsonOption
 from glm_crush.cli.server_options import ApiKeyOption, UrlOption, open_client
+from glm_crush.cli.verbs import examples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,15 +20,11 @@ __all__ = ["EXAMPLES", "ps"]
 
 _REFRESH_SECONDS = 1.0
 _SAMPLE_SECONDS = 0.5
-EXAMPLES = """
-[bold]Examples[/]
-
-  [cyan]glm ps[/]  [dim]the server on this machine[/]
-
-  [cyan]glm ps --watch[/]  [dim]again every second, until Ctrl-C[/]
-
-  [cyan]glm ps --url http://10.0.0.5:4600 --json[/]  [dim]another one, for scripts[/]
-"""
+EXAMPLES = examples(
+    ("glm ps", "the server on this machine"),
+    ("glm ps --watch", "again every second, until Ctrl-C"),
+    ("glm ps --url http://10.0.0.5:4600 --json", "another one, for scripts"),
+)
 
 
 def ps(

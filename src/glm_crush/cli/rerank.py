@@ -15,7 +15,7 @@ __all__ = ["rerank"]
 def rerank(
     ctx: typer.Context,
     query: Annotated[str, typer.Argument(help="What is asked.")],
-    documents: Annotated[list[str] | None, typer.Argument(metavar="[DOCUMENT]...", help="What may answer it.")] = None,
+    documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="What may answer it.")] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="A cross-encoder, or an embedding model; default: minilm."),

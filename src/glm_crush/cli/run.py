@@ -45,7 +45,7 @@ def run(
     ctx: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] [PROMPT]", help="A model and a prompt, or the prompt for the default model."),
+        typer.Argument(metavar="[MODEL] PROMPT", help="A model and a prompt, or the prompt for the default model."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
     preset: PresetOption = None,

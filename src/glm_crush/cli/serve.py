@@ -39,7 +39,7 @@ def serve(
     given: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Store names or paths, or NAME=PATH; the first is what requests get that name none.",
         ),
     ] = None,

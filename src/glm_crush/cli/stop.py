@@ -8,23 +8,20 @@ import typer
 
 from glm_crush.cli.options import settings_from
 from glm_crush.cli.server_options import ApiKeyOption, UrlOption, open_client
+from glm_crush.cli.verbs import examples
 
 __all__ = ["EXAMPLES", "stop"]
 
-EXAMPLES = """
-[bold]Examples[/]
-
-  [cyan]glm stop smollm2:135m[/]  [dim]its memory is free when its requests have ended[/]
-
-  [cyan]glm stop --server[/]  [dim]the server itself; requests that run end first[/]
-
-  [cyan]glm stop --server --delay 10 --url http://10.0.0.5:4600[/]  [dim]load balancers look elsewhere meanwhile[/]
-"""
+EXAMPLES = examples(
+    ("glm stop smollm2:135m", "its memory is free when its requests have ended"),
+    ("glm stop --server", "the server itself; requests that run end first"),
+    ("glm stop --server --delay 10 --url http://10.0.0.5:4600", "load balancers look elsewhere meanwhile"),
+)
 
 
 def stop(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model that glm ps shows.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model that glm ps shows.")] = None,
     server: Annotated[bool, typer.Option("--server", help="Stop the server itself; needs the scope admin.")] = False,
     delay: Annotated[
         float,
