@@ -12,6 +12,7 @@ from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat, ReplyWish
 from glm_crush.chat.template import ChatTemplate
 from glm_crush.chat.tool_schema import tool_schemas
+from glm_crush.errors import InvalidParameterError
 from glm_crush.tokenizer.tokenizer import Tokenizer
 from glm_crush.types import SamplingParams, StructuredOutput
 from tests.chat.parsed_reply import NOW, TOKENIZER, WEATHER
@@ -90,6 +91,25 @@ def test_a_template_that_takes_none_gets_them_in_the_system_message_and_calls_as
     assert str(messages[0]["content"]).startswith("Be brief.\n\nYou can call these functions:\n{")
     assert messages[2]["content"] == '{"name": "now", "arguments": {}}'
     assert ReplyFormat(PLAIN).messages_for(history, wish("none"))[0][0]["content"] == "Be brief."
+
+
+def test_a_call_is_told_as_the_model_wrote_it_or_as_json() -> None:
+    def told(arguments: Any) -> object:
+        call: Any = {"function": {"name": "now", "arguments": arguments}}
+        messages, _ = ReplyFormat(PLAIN).messages_for([{"role": "assistant", "tool_calls": [call]}], wish("none"))
+        return messages[0]["content"]
+
+    assert told('{ "a":1}') == '{"name": "now", "arguments": { "a":1}}'
+    assert told({"city": "Köln", "sure": True}) == '{"name": "now", "arguments": {"city": "Köln", "sure": true}}'
+    assert told("") == told(None) == '{"name": "now", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    "call", [{"id": "a"}, {"function": {"name": 5}}, {"function": {"name": "f", "arguments": "no"}}]
+)
+def test_a_malformed_call_is_refused_also_where_calls_are_told_as_text(call: Any) -> None:
+    with pytest.raises(InvalidParameterError, match=r"messages\[0\].tool_calls\[0\]"):
+        ReplyFormat(PLAIN).messages_for([{"role": "assistant", "tool_calls": [call]}], wish())
 
 
 def test_tools_that_must_not_be_called_are_made_unlikely() -> None:

@@ -139,6 +139,18 @@ def test_a_response_is_kept_and_goes_on_from_the_one_before(client: Any) -> None
         client.responses.get(first.id)
 
 
+def test_the_prompt_of_a_response_is_counted_without_an_answer(client: Any) -> None:
+    first = client.respond("Why?", model="plain", max_output_tokens=4, seed=1)
+    second = client.respond("And?", model="plain", previous_response_id=first.id, max_output_tokens=4)
+    asked = {"model": "plain", "previous_response_id": first.id}
+    assert client.responses.count_input("Why?", model="plain") == first.usage.input_tokens
+    assert client.responses.count_input("And?", **asked) == second.usage.input_tokens > first.usage.input_tokens
+    for option in ({"stream": True}, {"max_output_tokens": 4}, {"truncation": "auto", "conversation": "c"}):
+        with pytest.raises(InvalidParameterError) as caught:
+            client.responses.count_input("Why?", model="plain", extra=option)
+        assert caught.value.parameter in option
+
+
 def test_a_response_streams_and_adds_up(client: Any) -> None:
     with client.stream_respond("Why?", model="plain", max_output_tokens=4, seed=1) as stream:
         text = "".join(event.text for event in stream)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.requirement("S11")
 ROOT = Path(glm_crush.__file__).parent
 OURS = {"extra", "thinking", "json_schema"}  # what the client makes other fields of
 # Refused by the server unless they ask for nothing; and what the methods themselves say.
-NEUTRAL = {"functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort", "verbosity", "store"}
+NEUTRAL = {"functions", "function_call", "modalities", "audio", "prediction", "verbosity", "store"}
 NEUTRAL |= {"metadata", "service_tier", "web_search_options", "suffix"}
 RESPONSE_NEUTRAL = {"service_tier", "conversation", "context_management", "prompt", "prompt_cache_options"}
 RESPONSE_NEUTRAL |= {"moderation", "background_options", "access_programs", "image"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_with_a_key_set_every_api_path_needs_it(start_server: Start) -> None:
     without, wrong = httpx2.get(url), httpx2.get(url, headers={"authorization": "Bearer other"})
     assert [without.status_code, wrong.status_code] == [401, 401]
     assert without.json()["error"]["code"] == "invalid_api_key"
+    assert [without.headers["www-authenticate"], wrong.headers["www-authenticate"]] == ["Bearer", "Bearer"]
     assert httpx2.get(url, headers={"authorization": "Bearer secret"}).status_code == 200
     assert httpx2.get(url, headers={"x-api-key": "secret"}).status_code == 200
     assert httpx2.get(f"{server.url}/health").status_code == 200
@@ -83,6 +85,15 @@ def test_a_body_above_the_limit_is_refused_declared_or_not(start_server: Start) 
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "request_too_large"
     assert httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT).status_code == 200
+
+
+def test_a_compressed_body_is_refused_for_what_it_is(start_server: Start) -> None:
+    url = f"{start_server().url}/v1/chat/completions"
+    refused = httpx2.post(url, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+    assert refused.status_code == 415
+    assert refused.headers["accept-encoding"] == "identity"
+    assert refused.json()["error"]["message"] == "the body has the content-encoding 'gzip'; send it uncompressed"
+    assert httpx2.post(url, json=CHAT, headers={"content-encoding": "identity"}).status_code == 200
 
 
 def test_the_openapi_document_describes_every_route_and_its_body(start_server: Start) -> None:

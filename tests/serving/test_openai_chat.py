@@ -196,6 +196,7 @@ def test_chat_template_kwargs_reach_the_template(start_server: Start) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"messages": [{"role": "user", "content": "x", "nme": "y"}]}, "messages[0].nme"),
         ({"store": True}, "store"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"web_search_options": {}}, "web_search_options"),

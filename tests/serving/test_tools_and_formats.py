@@ -44,6 +44,11 @@ NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 Api = openai.OpenAI
 
 
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 @pytest.fixture
 def api(glm_models: Any, loopback_server: Any) -> Iterator[Api]:
     url, current = loopback_server
@@ -196,6 +201,30 @@ def test_a_form_after_reasoning_begins_where_the_reasoning_ends(api: Api) -> Non
     assert json.loads(reply.message.content)["colour"] in ("red", "green")
 
 
+@MODELS
+def test_only_allowed_tools_are_called(api: Api, model: str) -> None:
+    for name, tools in (("now", [FLAG, NOW]), ("set_flag", [NOW, FLAG])):
+        options = {"tools": tools, "tool_choice": allowed("required", name), "extra_body": NO_THINKING}
+        reply = chat(api, model, parallel_tool_calls=False, **options).choices[0].message
+        assert [call.function.name for call in reply.tool_calls] == [name]
+
+
+@pytest.mark.parametrize(("effort", "thinks"), [("none", False), ("minimal", False), ("low", True), ("high", True)])
+def test_effort_turns_thinking_on_or_off(api: Api, effort: Any, thinks: bool) -> None:
+    def prompt(**options: Any) -> Any:
+        body = {"model": "glm47", "messages": HI, **options}
+        rendered: Any = api.post("/chat/completions/render", body=body, cast_to=object)
+        return rendered["prompt"]
+
+    assert prompt(reasoning_effort=effort) == prompt(chat_template_kwargs={"enable_thinking": thinks})
+    if thinks:
+        with pytest.raises(openai.BadRequestError, match="plain does not reason") as caught:
+            chat(api, "plain", reasoning_effort=effort)
+        assert caught.value.param == "reasoning_effort"
+    else:
+        assert chat(api, "plain", reasoning_effort=effort).choices[0].message.content != ""
+
+
 def test_without_tools_or_with_tool_choice_none_nothing_is_a_call(api: Api) -> None:
     for options in ({}, {"tools": [NOW], "tool_choice": "none"}):
         message = chat(api, "glm47", extra_body=NO_THINKING, max_completion_tokens=30, **options).choices[0].message
@@ -239,6 +268,10 @@ def test_structured_outputs_hold_chats_and_completions(api: Api, form: Any, acce
         ({"tools": [NOW], "tool_choice": "perhaps"}, "tool_choice", "'perhaps'"),
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice", "'x'"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tools": [NOW], "tool_choice": allowed("auto", "x")}, "tool_choice.allowed_tools", "the tools are now"),
+        ({"tools": [NOW], "tool_choice": allowed("never", "now")}, "tool_choice.allowed_tools", "'never'"),
+        ({"tools": [NOW], "tool_choice": allowed("auto")}, "tool_choice.allowed_tools", "[]"),
+        ({"reasoning_effort": "much"}, "reasoning_effort", "'much'"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "give the schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
         (

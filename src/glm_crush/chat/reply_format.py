@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from glm_crush.chat.messages import normalize_messages
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_markers import ReplyMarkers, StartState
 from glm_crush.chat.reply_parser import ReplyParser
@@ -68,6 +69,7 @@ class ReplyFormat:
         """
         if self._renders_tools:
             return list(messages), wish.tools if wish.callable else None
+        normalize_messages(messages)  # what is malformed is refused here as by a template that takes tools
         messages = [_with_calls_as_text(message) for message in messages]
         if not wish.callable:
             return messages, None
@@ -163,9 +165,11 @@ def _with_calls_as_text(message: Message) -> Message:
         return message
     texts = [str(message["content"])] if message.get("content") else []
     for call in calls:
-        function = call.get("function")
-        if isinstance(function, Mapping):
-            texts.append(f'{{"name": {json.dumps(function.get("name"))}, "arguments": {function.get("arguments")}}}')
+        function: Any = call["function"]
+        arguments = function.get("arguments") or {}
+        if not isinstance(arguments, str):  # a text is as the model wrote it, to the letter
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        texts.append(f'{{"name": {json.dumps(function["name"])}, "arguments": {arguments}}}')
     return {"role": message["role"], "content": "\n".join(texts)}
 
 

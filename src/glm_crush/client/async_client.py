@@ -74,6 +74,7 @@ class Responses(AsyncGroup):
     cancel = async_method(responses.cancel)
     delete = async_method(responses.delete)
     input_items = async_pages(responses.input_items)
+    count_input = async_method(responses.count_input)
 
 
 class Models(AsyncGroup):

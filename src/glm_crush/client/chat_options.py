@@ -66,6 +66,7 @@ class ChatOptions(GenerationOptions, total=False):
     tools: Sequence[Tool] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
+    reasoning_effort: str | None
     thinking: bool | None
     json_schema: Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None

@@ -74,6 +74,7 @@ class Responses(SyncGroup):
     cancel = sync_method(responses.cancel)
     delete = sync_method(responses.delete)
     input_items = sync_pages(responses.input_items)
+    count_input = sync_method(responses.count_input)
 
 
 class Models(SyncGroup):

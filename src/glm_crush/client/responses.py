@@ -13,18 +13,44 @@ from glm_crush.client.call import Call, Flow, PageCall, Pause, StreamCall, given
 from glm_crush.client.chat_options import Tool, checked_options
 from glm_crush.client.function_tools import function_tool
 from glm_crush.client.response import Item, Response, ResponseEvent, ResponseReader
-from glm_crush.client.result import Deleted
+from glm_crush.client.result import Deleted, Result
 from glm_crush.errors import DeadlineError, InvalidParameterError
 
-__all__ = ["ResponseOptions", "cancel", "delete", "follow", "get", "input_items", "respond", "stream_respond", "wait"]
+__all__ = [
+    "PromptOptions",
+    "ResponseOptions",
+    "cancel",
+    "count_input",
+    "delete",
+    "follow",
+    "get",
+    "input_items",
+    "respond",
+    "stream_respond",
+    "wait",
+]
 
 
-class ResponseOptions(TypedDict, total=False):
-    """Options of a response. `json_schema` holds its text to a schema; `tools` may be functions."""
+class PromptOptions(TypedDict, total=False):
+    """What decides on the prompt of a response. `json_schema` holds its text to a schema; `tools` may be functions."""
 
     model: str | None
     instructions: str | None
     previous_response_id: str | None
+    reasoning: Mapping[str, Any] | None
+    json_schema: Mapping[str, Any] | None
+    text: Mapping[str, Any] | None
+    tools: Sequence[Tool] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    truncation: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    extra: Mapping[str, Any] | None
+
+
+class ResponseOptions(PromptOptions, total=False):
+    """Options of a response."""
+
     store: bool | None
     background: bool | None
     metadata: Mapping[str, str] | None
@@ -40,20 +66,11 @@ class ResponseOptions(TypedDict, total=False):
     repetition_penalty: float | None
     seed: int | None
     stop: str | Sequence[str] | None
-    reasoning: Mapping[str, Any] | None
-    json_schema: Mapping[str, Any] | None
-    text: Mapping[str, Any] | None
-    tools: Sequence[Tool] | None
-    tool_choice: str | Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
-    truncation: str | None
-    chat_template_kwargs: Mapping[str, Any] | None
     max_tool_calls: int | None
     user: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
     prompt_cache_retention: str | None
-    extra: Mapping[str, Any] | None
 
 
 def respond(input: str | Sequence[Item], **options: Unpack[ResponseOptions]) -> Call[Response]:  # noqa: A002 - the API's name
@@ -78,6 +95,19 @@ def stream_respond(
     body = {**_body(input, options), "stream": True}
     repeatable = body.get("store") is False and not body.get("background")
     return StreamCall(method="POST", path="/v1/responses", body=body, reader=ResponseReader, repeatable=repeatable)
+
+
+def count_input(input: str | Sequence[Item], **options: Unpack[PromptOptions]) -> Call[int]:  # noqa: A002 - the API's name
+    """How many tokens the prompt of such a response would have."""
+    read = read_as(_InputTokens)
+    body = _body(input, options, PromptOptions)
+    return Call(
+        method="POST", path="/v1/responses/input_tokens", body=body, parse=lambda answer: read(answer).input_tokens
+    )
+
+
+class _InputTokens(Result, frozen=True):
+    input_tokens: int
 
 
 def get(response_id: str) -> Call[Response]:
@@ -125,8 +155,8 @@ def input_items(response_id: str, *, page_size: int | None = None, order: str | 
     return PageCall(path, dict[str, Any], given(limit=page_size, order=order))
 
 
-def _body(input_: str | Sequence[Item], options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = checked_options(options, ResponseOptions)
+def _body(input_: str | Sequence[Item], options: Mapping[str, Any], known: type = ResponseOptions) -> dict[str, Any]:
+    fields = checked_options(options, known)
     schema = fields.pop("json_schema", None)
     if schema is not None:
         if "text" in fields:

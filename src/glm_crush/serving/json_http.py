@@ -87,7 +87,8 @@ def _explain(first: Any, fields: Collection[str]) -> RequestError:
     if not location:
         return RequestError("the body must be a JSON object")
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location, fields, n=1)
+        # `fields` are those of the whole request: they are no advice for an object within it
+        near = [] if len(first["loc"]) > 1 else difflib.get_close_matches(location, fields, n=1)
         message = (
             f"{location} is not a parameter of this endpoint; {f'did you mean {near[0]}?' if near else 'remove it'}"
         )

@@ -90,6 +90,7 @@ class ApiMiddleware:
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, exchange: _Exchange) -> None:
         largest = self._larger_bodies.get(scope["path"], self._max_body_bytes)
         check_declared_size(headers, largest)
+        _check_encoding(headers)
         receive = bounded(receive, largest)
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, exchange.send)
@@ -123,6 +124,18 @@ def check_declared_size(headers: dict[bytes, bytes], max_body_bytes: int) -> Non
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > max_body_bytes:
         raise _too_large(int(declared), max_body_bytes)
+
+
+def _check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Refuse a compressed body: a small one could hold any amount. Raises ApiError."""
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding.lower() not in (b"identity", b""):
+        raise ApiError(
+            415,
+            f"the body has the content-encoding {encoding.decode('latin-1')[:40]!r}; send it uncompressed",
+            code="unsupported_encoding",
+            headers={"accept-encoding": "identity"},
+        )
 
 
 def bounded(receive: Receive, max_body_bytes: int) -> Receive:
@@ -201,5 +214,7 @@ async def send_error(error: Exception, send: Send, request_id: str, path: str, s
     body = json.dumps(shapes.body(path, reply, request_id)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.encode(), value.encode()) for name, value in reply.headers.items()]
+    if reply.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -125,7 +125,7 @@ class ToolDefinition(StrictModel):
 
     name: str
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: dict[str, Any] | None = None
     type: str | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None

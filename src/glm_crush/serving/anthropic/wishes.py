@@ -102,6 +102,9 @@ def _openai_tool(tool: ToolDefinition, index: int) -> dict[str, Any]:
             "give tools of your own (type 'custom')",
             parameter=f"tools[{index}].type",
         )
+    if tool.input_schema is None:
+        place = f"tools[{index}].input_schema"
+        raise InvalidParameterError(f"{place} is required", parameter=place)
     lines = [tool.description] if tool.description else []
     lines += [f"Example of its input: {json.dumps(e, ensure_ascii=False)}" for e in tool.input_examples or ()]
     function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema, "strict": tool.strict is True}

@@ -43,6 +43,7 @@ _GROUPS: Mapping[str, str] = MappingProxyType(
         "/v1/chat/completions/render": "tokenize",
         "/v1/completions/render": "tokenize",
         "/v1/responses": "generate",
+        "/v1/responses/input_tokens": "tokenize",
         "/v1/conversations": "generate",
         "/v1/messages": "generate",
         "/v1/messages/count_tokens": "tokenize",

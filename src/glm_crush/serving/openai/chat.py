@@ -10,6 +10,7 @@ from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.openai.chat_reply import chat_completion, chat_events
 from glm_crush.serving.openai.chunks import error_event
+from glm_crush.serving.openai.effort import with_effort
 from glm_crush.serving.openai.exchange import new_head
 from glm_crush.serving.openai.parameters import chat_sampling_params
 from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest
@@ -59,7 +60,7 @@ def turn_request(request: ChatRequest, model: ServedModel) -> TurnRequest:
         messages=[chat_message(message) for message in request.messages],
         params=chat_sampling_params(request, model.default_params),
         wish=reply_wish(request),
-        variables=request.chat_template_kwargs or {},
+        variables=with_effort(request.chat_template_kwargs, request.reasoning_effort, model, "reasoning_effort"),
         add_generation_prompt=request.add_generation_prompt is not False,
         context_policy=request.context_policy,
         names=ParameterNames(answer="structured_outputs" if request.structured_outputs else "response_format"),

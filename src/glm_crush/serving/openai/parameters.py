@@ -122,13 +122,12 @@ def _logit_bias(bias: Mapping[str, float]) -> dict[int, float]:
 def _refuse_unsupported_chat(request: ChatRequest) -> None:
     """Neutral values pass, anything else is a 400 that names the field."""
     if request.functions:
-        raise _unsupported("functions", f"a list of {len(request.functions)}", "tools")
+        raise _unsupported("functions", request.functions, "tools")
     neutral: dict[str, tuple[object, ...]] = {
         "function_call": (None, "none", "auto"),
         "modalities": (None, ["text"]),
         "audio": (None,),
         "prediction": (None,),
-        "reasoning_effort": (None,),
         "verbosity": (None, "medium"),
         "store": (None, False),
         "metadata": (None, {}),
@@ -144,5 +143,5 @@ def _refuse_unsupported_chat(request: ChatRequest) -> None:
 
 def _unsupported(name: str, value: object, remedy: str) -> InvalidParameterError:
     return InvalidParameterError(
-        f"{name} is {value!r}, which this server does not support; give {remedy}", parameter=name
+        f"{name} is {value!r:.80}, which this server does not support; give {remedy}", parameter=name
     )

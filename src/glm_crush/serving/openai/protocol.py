@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from glm_crush.serving.json_http import StrictModel, only_parts
+from glm_crush.serving.openai.effort import Effort
 
 __all__ = ["ChatRequest", "CompletionRequest", "GenerationRequest"]
 
@@ -127,13 +128,13 @@ class ChatRequest(GenerationRequest):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
     # neutral values only
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
     verbosity: str | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None

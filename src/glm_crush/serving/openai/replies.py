@@ -284,6 +284,13 @@ class InputItemPage(TypedDict):
     has_more: bool
 
 
+class InputTokens(TypedDict):
+    """The length of a prompt."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class Deleted(TypedDict):
     """Something is gone."""
 

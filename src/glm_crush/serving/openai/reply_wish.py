@@ -25,8 +25,7 @@ def reply_wish(request: ChatRequest) -> ReplyWish:
         InvalidParameterError: a tool, a choice or a format is malformed, or they contradict each other; names it.
     """
     tools = request.tools or []
-    schemas = tool_schemas(tools)
-    choice = _choice(request.tool_choice, schemas)
+    choice, schemas = _choice(request.tool_choice, tool_schemas(tools))
     answer = wanted_structure(request)
     if request.response_format is not None and request.response_format.type != "text":
         if answer is not None:
@@ -93,25 +92,56 @@ def _schema(schema: Mapping[str, Any], parameter: str, *, strict: bool) -> Struc
         raise InvalidParameterError(f"{parameter}: {error}", parameter=parameter) from error
 
 
-def _choice(choice: str | dict[str, Any] | None, tools: Mapping[str, ToolSchema]) -> str:
+def _choice(
+    choice: str | dict[str, Any] | None, tools: Mapping[str, ToolSchema]
+) -> tuple[str, Mapping[str, ToolSchema]]:
+    """The choice, and the tools that may be called."""
     if choice is None:
-        return "auto" if tools else "none"
+        return ("auto" if tools else "none"), tools
     if choice == "none" or (choice == "auto" and not tools):
-        return "none"
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice not in ("auto", "required") and not isinstance(name, str):
+        return "none", tools
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return _allowed_tools(choice.get("allowed_tools"), tools)
+    name = _function_name(choice)
+    if choice not in ("auto", "required") and name is None:
         raise InvalidParameterError(
-            f"tool_choice is {choice!r:.80}; give none, auto, required or "
-            '{"type": "function", "function": {"name": ...}}',
+            f"tool_choice is {choice!r:.80}; give none, auto, required, "
+            '{"type": "function", "function": {"name": ...}} or {"type": "allowed_tools", ...}',
             parameter="tool_choice",
         )
     if not tools:
         raise InvalidParameterError(
             f"tool_choice is {name or choice!r} but there are no tools; give tools", parameter="tool_choice"
         )
-    if isinstance(name, str) and name not in tools:
+    if name is not None and name not in tools:
         raise InvalidParameterError(
             f"tool_choice names {name!r:.80}; the tools are {', '.join(tools)}", parameter="tool_choice"
         )
-    return name if isinstance(name, str) else str(choice)
+    return name or str(choice), tools
+
+
+def _allowed_tools(allowed: object, tools: Mapping[str, ToolSchema]) -> tuple[str, Mapping[str, ToolSchema]]:
+    """Some of the tools, of which one may (auto) or must (required) be called; all stay in the prompt."""
+    wanted = allowed if isinstance(allowed, dict) else {}
+    listed = wanted.get("tools")
+    names = [_function_name(tool) for tool in listed] if isinstance(listed, list) else []
+    if wanted.get("mode") not in ("auto", "required") or not names or None in names:
+        raise InvalidParameterError(
+            f"tool_choice.allowed_tools is {allowed!r:.80}; give "
+            '{"mode": "auto" or "required", "tools": [{"type": "function", "function": {"name": ...}}]}',
+            parameter="tool_choice.allowed_tools",
+        )
+    for name in names:
+        if name not in tools:
+            raise InvalidParameterError(
+                f"tool_choice.allowed_tools names {name!r:.80}; the tools are {', '.join(tools) or 'none'}",
+                parameter="tool_choice.allowed_tools",
+            )
+    return str(wanted["mode"]), {name: tool for name, tool in tools.items() if name in names}
+
+
+def _function_name(named: object) -> str | None:
+    """The name in `{"type": "function", "function": {"name": ...}}`; None if it is something else."""
+    function = named.get("function") if isinstance(named, dict) and named.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None

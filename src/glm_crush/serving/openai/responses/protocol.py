@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from glm_crush.serving.json_http import StrictModel
+from glm_crush.serving.openai.effort import Effort
 from glm_crush.serving.openai.protocol import Positive
 
 __all__ = ["ReasoningWish", "ResponseRequest", "TextWish"]
-
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ReasoningWish(StrictModel):
@@ -49,13 +48,27 @@ class ResponseStreamOptions(StrictModel):
     include_obfuscation: bool = False
 
 
-class ResponseRequest(StrictModel):
-    """POST /v1/responses."""
+class ResponseInput(StrictModel):
+    """POST /v1/responses/input_tokens: what decides on the prompt of a response."""
 
     model: str | None = None
     input: str | list[dict[str, Any]] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
+    reasoning: ReasoningWish | None = None
+    text: TextWish | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # neutral values only
+    truncation: str | None = None
+    conversation: str | dict[str, Any] | None = None
+
+
+class ResponseRequest(ResponseInput):
+    """POST /v1/responses."""
+
     store: bool | None = None
     background: bool | None = None
     stream: bool | None = None
@@ -66,11 +79,6 @@ class ResponseRequest(StrictModel):
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    reasoning: ReasoningWish | None = None
-    text: TextWish | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     # as vLLM names them
     seed: int | None = None
     stop: str | list[str] | None = None
@@ -79,7 +87,6 @@ class ResponseRequest(StrictModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     # of built-in tools, of which there are none, and identifiers: these change nothing in the reply
     max_tool_calls: Positive | None = None
     user: str | None = None
@@ -87,9 +94,7 @@ class ResponseRequest(StrictModel):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     # neutral values only
-    truncation: str | None = None
     service_tier: str | None = None
-    conversation: str | dict[str, Any] | None = None
     context_management: list[dict[str, Any]] | None = None
     prompt: dict[str, Any] | None = None
     prompt_cache_options: dict[str, Any] | None = None

@@ -18,9 +18,9 @@ from glm_crush.serving.errors import error_reply
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
 from glm_crush.serving.openai.listing import page_object, page_query, query_parameters
-from glm_crush.serving.openai.replies import PAGE_QUERY, Deleted, InputItemPage, ResponseObject
+from glm_crush.serving.openai.replies import PAGE_QUERY, Deleted, InputItemPage, InputTokens, ResponseObject
 from glm_crush.serving.openai.responses.items import Item
-from glm_crush.serving.openai.responses.protocol import ResponseRequest
+from glm_crush.serving.openai.responses.protocol import ResponseInput, ResponseRequest
 from glm_crush.serving.openai.responses.run import Run
 from glm_crush.serving.openai.responses.turn import check_include
 from glm_crush.serving.openai.responses.writer import encode_event
@@ -49,6 +49,16 @@ def response_routes(open_service: OpenService, *, ping_interval_seconds: float) 
         (
             Endpoint("POST", "/v1/responses", "Answer input items.", ResponseRequest, True, reply=ResponseObject),
             routes.create,
+        ),
+        (
+            Endpoint(
+                "POST",
+                "/v1/responses/input_tokens",
+                "Count the tokens of a prompt without answering it.",
+                ResponseInput,
+                reply=InputTokens,
+            ),
+            routes.input_tokens,
         ),
         (
             Endpoint("POST", f"{path}/cancel", "Cancel a response in the background.", reply=ResponseObject),
@@ -92,6 +102,11 @@ class _Responses:
             if gone:
                 await run.cancel()
         return Response(status_code=499) if gone else json_response(run.body)
+
+    async def input_tokens(self, http: Request) -> Response:
+        request = await read_request(ResponseInput, http)
+        count = await (await self._open()).count_input(request, tenant_of(http))
+        return json_response({"object": "response.input_tokens", "input_tokens": count})
 
     async def retrieve(self, http: Request) -> Response:
         given = query_parameters(http, {"stream", "starting_after", "include", "include[]", "include_obfuscation"})

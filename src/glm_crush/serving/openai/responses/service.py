@@ -18,7 +18,7 @@ from glm_crush.serving.chat_turn import ChatTurn, prepare_turn
 from glm_crush.serving.errors import ApiError
 from glm_crush.serving.openai.responses.body import new_body
 from glm_crush.serving.openai.responses.items import Item, check_calls, checked_items, new_id
-from glm_crush.serving.openai.responses.protocol import ResponseRequest
+from glm_crush.serving.openai.responses.protocol import ResponseInput, ResponseRequest
 from glm_crush.serving.openai.responses.run import Run
 from glm_crush.serving.openai.responses.turn import check_request, turn_request, wants_summary
 from glm_crush.serving.openai.responses.writer import ResponseWriter
@@ -97,6 +97,22 @@ class ResponseService:
             self._keep(run, tenant)
         run.start()
         return run
+
+    async def count_input(self, request: ResponseInput, tenant: str) -> int:
+        """How many tokens the prompt of such a response has.
+
+        Raises:
+            RequestError: what is wrong with the request.
+        """
+        whole = ResponseRequest.model_construct(**{name: getattr(request, name) for name in type(request).model_fields})
+        check_request(whole)
+        chain = await self._chain(tenant, request.previous_response_id)
+        items = checked_items(request.input or "")
+        context = [item for response in chain for item in response.context()]
+        check_calls(context, items)
+        async with self._models.use(request.model) as model:
+            turn = await prepare_turn(model, turn_request(whole, model, [*context, *items]))
+        return len(turn.prompt_token_ids)
 
     async def _chain(self, tenant: str, previous_id: str | None) -> list[StoredResponse]:
         """All responses before this one."""

@@ -12,6 +12,7 @@ from glm_crush.chat.tool_grammar import styled_schema
 from glm_crush.chat.tool_schema import ToolSchema, tool_schemas
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.chat_turn import ParameterNames, TurnRequest
+from glm_crush.serving.openai.effort import with_effort
 from glm_crush.serving.openai.metadata import check_metadata
 from glm_crush.serving.openai.responses.items import Item, chat_messages
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
@@ -92,11 +93,12 @@ def turn_request(request: ResponseRequest, model: ServedModel, items: Sequence[I
     Raises:
         InvalidParameterError: a parameter is out of range or not to be had from this model; names it.
     """
+    effort = None if request.reasoning is None else request.reasoning.effort
     return TurnRequest(
         messages=chat_messages(request.instructions, items),
         params=_sampling_params(request, model.default_params),
         wish=_wish(request),
-        variables=_variables(request, model),
+        variables=with_effort(request.chat_template_kwargs, effort, model, "reasoning.effort"),
         context_policy=None if request.truncation is None else _POLICIES[request.truncation],
         names=_NAMES,
     )
@@ -117,21 +119,6 @@ def _sampling_params(request: ResponseRequest, defaults: SamplingParams) -> Samp
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     logprobs = (request.top_logprobs or 0) if LOGPROBS in (request.include or ()) else None
     return replace(defaults, max_tokens=request.max_output_tokens, logprobs=logprobs, **given)
-
-
-def _variables(request: ResponseRequest, model: ServedModel) -> dict[str, Any]:
-    """Thinking is on or off: models have no steps between."""
-    variables = dict(request.chat_template_kwargs or {})
-    effort = None if request.reasoning is None else request.reasoning.effort
-    if effort is None:
-        return variables
-    thinks = effort not in ("none", "minimal")
-    if thinks and (model.replies is None or not model.replies.markers.can_reason):
-        raise InvalidParameterError(
-            f"reasoning.effort is {effort!r}, and {model.name} does not reason; leave it out",
-            parameter="reasoning.effort",
-        )
-    return {**variables, "enable_thinking": thinks}
 
 
 def _wish(request: ResponseRequest) -> ReplyWish:
