@@ -184,19 +184,20 @@ void StepRunner::attend_tile(const AttentionOp& op, const Tile& tile, int value_
 // Few tiles, long contexts: chunks run in parallel, then rows merge them in ascending order.
 void StepRunner::attend_chunks(const AttentionOp& op, const TilePlan& plan) {
   const size_t value_dim = static_cast<size_t>(executor.cache_shapes_[static_cast<size_t>(op.cache)].value_dim);
-  float* all_m = executor.partials_.data();
-  float* all_l = all_m + plan.num_partials;
-  float* all_o = all_l + plan.num_partials;
+  // Looked up within chunks: when a late thread comes by, the next step may be making room for more.
+  const auto all_m = [&] { return executor.partials_.data(); };
+  const auto all_l = [&] { return all_m() + plan.num_partials; };
+  const auto all_o = [&] { return all_l() + plan.num_partials; };
   share_out(static_cast<int>(plan.items.size()), Phase::kChunksPerThread, [&](int begin, int end) {
     for (int i = begin; i < end; ++i) {
       const auto [index, chunk] = plan.items[static_cast<size_t>(i)];
       const Tile& tile = plan.tiles[static_cast<size_t>(index)];
       const size_t at = static_cast<size_t>(tile.first_partial + chunk * tile.num_tokens * tile.num_heads);
-      attend(op, tile, chunk, all_m + at, all_l + at, all_o + at * value_dim);
+      attend(op, tile, chunk, all_m() + at, all_l() + at, all_o() + at * value_dim);
     }
   });
   share_out(static_cast<int>(plan.tiles.size()), 1, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) merge_chunks(op, plan.tiles[static_cast<size_t>(i)], all_m, all_l, all_o, value_dim);
+    for (int i = begin; i < end; ++i) merge_chunks(op, plan.tiles[static_cast<size_t>(i)], all_m(), all_l(), all_o(), value_dim);
   });
 }
 
