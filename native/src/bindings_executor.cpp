@@ -256,12 +256,14 @@ class ProgramReader {
 
 class PyExecutor {
  public:
-  PyExecutor(nb::handle program, nb::handle packed, int num_threads, int num_blocks, int max_tokens, const std::string& kv_dtype, std::optional<std::string> kernels) {
+  PyExecutor(nb::handle program, nb::handle packed, int num_threads, int num_blocks, int max_tokens, const std::string& kv_dtype, std::optional<std::string> kernels,
+             uint32_t last_step) {
     ExecutorOptions options;
     options.num_threads = num_threads;
     options.max_tokens = max_tokens;
     options.num_blocks = num_blocks;
     options.cache_type = cache_type(kv_dtype);
+    options.last_step = last_step;
     options.kernels = &select_kernels(kernels ? kernels->c_str() : nullptr);
     executor_ = std::make_unique<Executor>(ProgramReader(packed, owners_).read(program), options);
   }
@@ -378,8 +380,8 @@ class PyExecutor {
 
 void bind_executor(nb::module_& m) {
   nb::class_<PyExecutor>(m, "Executor")
-      .def(nb::init<nb::handle, nb::handle, int, int, int, const std::string&, std::optional<std::string>>(), nb::arg("program"), nb::arg("packed"), nb::kw_only(),
-           nb::arg("num_threads"), nb::arg("num_blocks"), nb::arg("max_tokens"), nb::arg("kv_dtype"), nb::arg("kernels").none())
+      .def(nb::init<nb::handle, nb::handle, int, int, int, const std::string&, std::optional<std::string>, uint32_t>(), nb::arg("program"), nb::arg("packed"), nb::kw_only(),
+           nb::arg("num_threads"), nb::arg("num_blocks"), nb::arg("max_tokens"), nb::arg("kv_dtype"), nb::arg("kernels").none(), nb::arg("last_step") = 0)
       .def("forward", &PyExecutor::forward, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch").none(), nb::arg("token_ids").none(), nb::arg("logprobs").none(),
            nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
       .def("decode", &PyExecutor::decode, nb::arg("batch"), nb::arg("logits"), nb::arg("sample_batch"), nb::arg("drawn"))

@@ -51,6 +51,8 @@ Needs find_needs(const Program& program) {
   return needs;
 }
 
+constexpr uint32_t kStepsBetweenRenewals = 1u << 20;
+
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 // Memory for `rows` prepared rows of `columns` padded columns, `scales` of them with a scale.
@@ -76,6 +78,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
       options_(options),
       kernels_(*options.kernels),
       pool_(options.num_threads, [this](int thread, uint32_t number) { walk(thread, number); }) {
+  step_.number = options_.last_step;
   const Needs needs = find_needs(program_);
   const size_t tokens = static_cast<size_t>(options_.max_tokens);
   widest_ = needs.columns;
@@ -177,6 +180,7 @@ void Executor::check(const Batch& b, size_t num_rows) const {
   for (size_t s = 0; s < sequences; ++s) {
     const int begin = b.query_start[s], end = b.query_start[s + 1];
     if (begin >= end) refuse("sequence " + number(s) + " has no tokens in this step");
+    if (static_cast<size_t>(end) > tokens) refuse("query_start[" + number(s + 1) + "] is " + number(end) + "; the step has " + number(tokens) + " tokens");
     const int context = b.context_lens[s];
     if (context < end - begin || context > program_.max_position) {
       refuse("context_lens[" + number(s) + "] is " + number(context) + "; it must hold the step's " + number(end - begin) +
@@ -213,6 +217,9 @@ void Executor::forward(const Batch& batch, float* logits, std::span<const Sample
   {
     const std::lock_guard lock(step_mutex_);
     step_ = step;
+  }
+  if (step.number % kStepsBetweenRenewals == 0) {
+    for (Phase& phase : phases_) phase.renew(step.number - 1);
   }
   pool_.run(step.number);
 }

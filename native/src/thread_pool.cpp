@@ -3,6 +3,9 @@
 #include <sched.h>
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 namespace glm {
 namespace {
@@ -31,10 +34,18 @@ void Phase::await(uint32_t step, int count) const {
 }
 
 ThreadPool::ThreadPool(int num_threads, std::function<void(int, uint32_t)> work) : num_threads_(num_threads), work_(std::move(work)) {
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    const std::string started = std::to_string(threads_.size() + 1);
+    end();  // a thread that is destroyed while it runs ends the process
+    throw std::runtime_error("the system starts " + started + " of " + std::to_string(num_threads) + " threads: " + error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
   stopping_.store(true);
   step_.fetch_add(1, std::memory_order_release);
   step_.notify_all();

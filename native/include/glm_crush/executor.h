@@ -34,6 +34,7 @@ struct ExecutorOptions {
   int num_blocks = 1;     // cache blocks of 16 tokens
   CacheType cache_type = CacheType::bf16;
   const KernelTable* kernels = nullptr;
+  uint32_t last_step = 0;  // number of the step before the first: tests begin where numbers wrap
 };
 
 // An adapter's share in one Linear. a: [rank, columns], b: [rows, rank] in the order of the packed rows, scale multiplied in.

@@ -42,6 +42,14 @@ class Phase {
     return ahead > 0 || (ahead == 0 && static_cast<int>(static_cast<uint32_t>(seen)) >= count);
   }
   void await(uint32_t step, int count) const;
+  // Stamps what no step has touched for long with one that is over: half a circle of numbers later it would seem to be
+  // ahead. Called between steps, at least every 2^30 of them; late threads find what they would have found.
+  void renew(uint32_t step) {
+    for (Taken& taken : taken_) {
+      for (auto& stamp : taken.step) stamp.store(step, std::memory_order_relaxed);
+    }
+    if (static_cast<uint32_t>(done_.load(std::memory_order_relaxed) >> 32) != step) done_.store(static_cast<uint64_t>(step) << 32, std::memory_order_release);
+  }
 
  private:
   struct alignas(64) Taken { std::atomic<uint32_t> step[kChunksPerThread] = {}; };
@@ -52,7 +60,7 @@ class Phase {
 class ThreadPool {
  public:
   // num_threads includes the caller of run. Each thread calls work(thread, step) for the steps it wakes up for; work
-  // must not throw, and must take chunks only through phases.
+  // must not throw, and must take chunks only through phases. Throws std::runtime_error when there are too few threads.
   ThreadPool(int num_threads, std::function<void(int, uint32_t)> work);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -65,6 +73,7 @@ class ThreadPool {
 
  private:
   void worker(int thread);
+  void end();
   bool await_step(uint32_t& seen);
 
   const int num_threads_;

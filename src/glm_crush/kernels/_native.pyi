@@ -27,6 +27,7 @@ class Executor:
         max_tokens: int,
         kv_dtype: str,
         kernels: str | None,
+        last_step: int = 0,
     ) -> None: ...
     def forward(
         self,

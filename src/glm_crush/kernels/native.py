@@ -60,7 +60,7 @@ class Executor:
             kv_dtype: "bf16", "int8" or "f32". kernels: force an instruction set; None takes the best this CPU has.
 
         Raises:
-            KernelError: a weight does not fit the program, or an option is out of range.
+            KernelError: a weight does not fit the program, an option is out of range, or there are too few threads.
         """
         if block_size != BLOCK_SIZE:
             raise KernelError(f"block_size is {block_size}; the native cache has blocks of {BLOCK_SIZE} tokens")
@@ -77,7 +77,7 @@ class Executor:
                 kv_dtype=kv_dtype,
                 kernels=kernels,
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise KernelError(str(error)) from error
         self._vocab_size = program.vocab_size
         self._hidden_size = program.hidden_size
