@@ -44,9 +44,8 @@ except KernelError as error:
 # A phase that no step has needed for 2^31 of them: its stamps are half a circle of numbers away.
 STEPS = """
 def steps(last_step):
-    executor = _native.Executor(
-        program, loaded.packed, num_threads=3, num_blocks=4, max_tokens=64, kv_dtype="f32", kernels=None, last_step=last_step
-    )
+    limits = {"num_threads": 3, "num_blocks": 4, "max_tokens": 64}
+    executor = _native.Executor(program, loaded.packed, **limits, kv_dtype="f32", kernels=None, last_step=last_step)
     for number in range(8):
         size = 1 if number < 4 else 20 + number
         batch = ForwardBatch(
