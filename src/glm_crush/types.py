@@ -143,6 +143,7 @@ class SamplingParams:
         length_penalty: of beam search; a reply's rank is its log-probability over its length to this power.
         early_stopping: of beam search; True: end when `beam_width` replies have ended; False: when no beam could beat
             them if it ended now; "never": when none could beat them however it goes on.
+        return_progress: tell how far the prompt has been read, step by step.
         adapter: name of the loaded LoRA adapter that computes prompt and reply; None = the model itself.
     """
 
@@ -170,6 +171,7 @@ class SamplingParams:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     adapter: str | None = None
+    return_progress: bool = False
 
     def __post_init__(self) -> None:
         """Raises InvalidParameterError naming the parameter, its value and its range."""

@@ -69,6 +69,18 @@ def test_a_stream_adds_up_to_the_reply(client: Any, options: Any) -> None:
         assert text == choice.content
 
 
+def test_a_stream_tells_how_far_the_prompt_has_been_read(client: Any) -> None:
+    for stream in (
+        client.stream_chat("a b c " * 300, model="plain", max_tokens=2, seed=1, return_progress=True),
+        client.stream_complete("d e f " * 300, model="plain", max_tokens=2, seed=1, return_progress=True),
+    ):
+        with stream:
+            told = [delta.progress for delta in stream if delta.progress is not None]
+        assert told
+        assert told[-1].processed == told[-1].total == stream.reply.usage.prompt_tokens
+        assert stream.reply.usage.completion_tokens == 2
+
+
 def test_reasoning_comes_in_a_field_of_its_own_whole_and_streamed(client: Any) -> None:
     asked = {"model": "glm47", "max_tokens": 40, "seed": 3, "thinking": True}
     whole = client.chat("Hi", **asked)

@@ -202,6 +202,20 @@ def test_a_form_after_reasoning_begins_where_the_reasoning_ends(api: Api) -> Non
 
 
 @MODELS
+def test_a_stream_tells_how_far_the_prompt_has_been_read_if_asked(api: Api, model: str) -> None:
+    asked: Any = {"messages": [{"role": "user", "content": f"{model} " * 400}], "max_completion_tokens": 3}
+    chunks = list(chat(api, model, stream=True, extra_body={"return_progress": True}, **asked))
+    told = [chunk.model_extra["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk.model_extra]
+    assert len(told) > 1
+    assert told[-1]["processed"] == told[-1]["total"] > told[0]["processed"] > told[0]["cache"] >= 0
+    assert [progress["time_ms"] for progress in told] == sorted(progress["time_ms"] for progress in told)
+    assert not any("prompt_progress" in chunk.model_extra for chunk in chat(api, model, stream=True, **asked))
+    with pytest.raises(openai.BadRequestError, match="stream is not true") as caught:
+        chat(api, model, extra_body={"return_progress": True}, **asked)
+    assert caught.value.param == "return_progress"
+
+
+@MODELS
 def test_only_allowed_tools_are_called(api: Api, model: str) -> None:
     for name, tools in (("now", [FLAG, NOW]), ("set_flag", [NOW, FLAG])):
         options = {"tools": tools, "tool_choice": allowed("required", name), "extra_body": NO_THINKING}

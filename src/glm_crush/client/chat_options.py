@@ -43,6 +43,7 @@ class GenerationOptions(TypedDict, total=False):
     frequency_penalty: float | None
     logit_bias: Mapping[int, float] | None
     prompt_logprobs: int | None
+    return_progress: bool | None
     preset: str | None
     use_beam_search: bool | None
     beam_width: int | None

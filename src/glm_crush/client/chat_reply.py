@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from glm_crush.client.refusals import decoded, reported
-from glm_crush.client.result import Result, Usage
+from glm_crush.client.result import PromptProgress, Result, Usage
 from glm_crush.errors import ProtocolError
 from glm_crush.types import Message
 
@@ -160,7 +160,7 @@ class ToolCallDelta(Result, frozen=True):
 
 
 class ChatDelta(Result, frozen=True):
-    """What is new of one choice; a delta without text brings a tool call, scores or the end."""
+    """What is new of one choice; a delta without text brings a tool call, scores, the end or progress of the prompt."""
 
     index: int
     content: str = ""
@@ -168,6 +168,7 @@ class ChatDelta(Result, frozen=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: str | None = None
     scores: tuple[TokenScore, ...] = ()
+    progress: PromptProgress | None = None
 
 
 class _ChunkChoice(Result, frozen=True):
@@ -182,6 +183,7 @@ class _Chunk(Result, frozen=True):
     model: str = ""
     created: int = 0
     choices: tuple[_ChunkChoice, ...] = ()
+    prompt_progress: PromptProgress | None = None
     usage: Usage | None = None
     system_fingerprint: str | None = None
     error: dict[str, Any] | None = None
@@ -242,7 +244,7 @@ class ChatReader:
             raise reported(chunk.error)
         self._last = chunk
         self._usage = chunk.usage or self._usage
-        deltas = [_delta(choice) for choice in chunk.choices]
+        deltas = [_delta(choice, chunk.prompt_progress) for choice in chunk.choices]
         for delta in deltas:
             self._choices.setdefault(delta.index, _Growing()).add(delta)
         return [delta for delta in deltas if delta != ChatDelta(delta.index)]
@@ -259,7 +261,7 @@ class ChatReader:
         )
 
 
-def _delta(choice: _ChunkChoice) -> ChatDelta:
+def _delta(choice: _ChunkChoice, progress: PromptProgress | None) -> ChatDelta:
     said = choice.delta
     calls = tuple(
         ToolCallDelta(call.index, call.id or "", call.function.name or "", call.function.arguments or "")
@@ -267,4 +269,4 @@ def _delta(choice: _ChunkChoice) -> ChatDelta:
     )
     scores = (choice.logprobs and choice.logprobs.content) or ()
     reasoning = said.reasoning_content or said.reasoning or ""
-    return ChatDelta(choice.index, said.content or "", reasoning, calls, choice.finish_reason, scores)
+    return ChatDelta(choice.index, said.content or "", reasoning, calls, choice.finish_reason, scores, progress)

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from glm_crush.client.call import Call, StreamCall, read_as
 from glm_crush.client.chat_options import CompletionOptions, checked_options
 from glm_crush.client.refusals import decoded, reported
-from glm_crush.client.result import Result, Usage
+from glm_crush.client.result import PromptProgress, Result, Usage
 
 __all__ = [
     "Completion",
@@ -81,6 +81,7 @@ class CompletionDelta(Result, frozen=True):
     text: str
     finish_reason: str | None
     logprobs: CompletionScores | None
+    progress: PromptProgress | None = None
 
 
 def complete(prompt: Prompt, **options: Unpack[CompletionOptions]) -> Call[Completion]:
@@ -100,6 +101,7 @@ def stream_complete(prompt: Prompt, **options: Unpack[CompletionOptions]) -> Str
 
 
 class _Chunk(Completion, frozen=True):
+    prompt_progress: PromptProgress | None = None
     error: dict[str, Any] | None = None
 
 
@@ -121,7 +123,9 @@ class _CompletionReader:
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices:
             self._choices.setdefault(choice.index, []).append(choice)
-        return [CompletionDelta(c.index, c.text, c.finish_reason, c.logprobs) for c in chunk.choices]
+        return [
+            CompletionDelta(c.index, c.text, c.finish_reason, c.logprobs, chunk.prompt_progress) for c in chunk.choices
+        ]
 
     def whole(self) -> Completion:
         return Completion(

@@ -13,7 +13,7 @@ import msgspec
 from glm_crush.config import ContextPolicy
 from glm_crush.types import ContextNote
 
-__all__ = ["ContextReport", "Deleted", "Result", "Usage"]
+__all__ = ["ContextReport", "Deleted", "PromptProgress", "Result", "Usage"]
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,6 +90,15 @@ class Usage(Result, frozen=True):
         """Tokens that were guessed ahead, right or wrong."""
         rejected = self.completion_tokens_details and self.completion_tokens_details.rejected_prediction_tokens
         return self.accepted_tokens + (rejected or 0)
+
+
+class PromptProgress(Result, frozen=True):
+    """How far a prompt has been read: `processed` of `total` tokens, `cache` of which had been computed before."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: int
 
 
 class Deleted(Result, frozen=True):

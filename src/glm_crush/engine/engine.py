@@ -18,6 +18,7 @@ from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta, RequestStats
 from glm_crush.engine.pacing import DecodePacer
 from glm_crush.engine.prefix_store.stored_prefixes import StoredPrefixes
+from glm_crush.engine.progress import prompt_progress
 from glm_crush.engine.reply import MakeDetokenizer, Reply
 from glm_crush.engine.request import Request, RequestStatus
 from glm_crush.engine.request_checks import check_prompt, check_sampling_params
@@ -148,6 +149,7 @@ class Engine:
             for request, logprobs in result.scored:
                 request.add_prompt_logprobs(logprobs)
             now = self._clock()
+            deltas += prompt_progress(batch, now)
             sampled = [scheduled for scheduled in batch.requests if scheduled.samples]
             for scheduled, token_ids, drawn in zip(sampled, result.token_ids, result.logprobs, strict=True):
                 if self._beams and scheduled.request.request_id in self._beams:

@@ -12,7 +12,7 @@ from glm_crush.engine.request import Request
 from glm_crush.errors import EngineError
 from glm_crush.types import CacheReport, CompletionOutput, FinishReason, RequestOutput, TokenLogprobs, Usage
 
-__all__ = ["OutputCollector", "RequestDelta", "RequestStats"]
+__all__ = ["OutputCollector", "PromptProgress", "RequestDelta", "RequestStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,19 @@ class RequestStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How much of a prompt has been read: `processed` of `total` tokens, `cached` of which had been computed before.
+
+    `seconds` since its first step.
+    """
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RequestDelta:
     """What one step added to one reply.
 
@@ -65,6 +78,7 @@ class RequestDelta:
         finish_reason: set in the last delta of a reply, together with `stats`.
         stop_reason: the stop string or id that ended it; None for an end-of-text id.
         error: the reply ended because of this. score: what beam search ranked the reply by.
+        progress: of the prompt, if asked for; such a delta holds nothing else.
     """
 
     request_id: str
@@ -78,6 +92,7 @@ class RequestDelta:
     stats: RequestStats | None = None
     error: EngineError | None = None
     score: float | None = None
+    progress: PromptProgress | None = None
 
 
 @dataclass

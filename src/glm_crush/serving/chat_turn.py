@@ -16,7 +16,7 @@ from glm_crush.chat.conversation_summary import SUMMARY_SAMPLING
 from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
-from glm_crush.engine.output import OutputCollector, RequestDelta, RequestStats
+from glm_crush.engine.output import OutputCollector, PromptProgress, RequestDelta, RequestStats
 from glm_crush.errors import InvalidParameterError, RequestError
 from glm_crush.serving.cache_usage import cache_usage
 from glm_crush.serving.deltas import check_delta
@@ -85,7 +85,7 @@ class TurnDelta:
         logprobs: of the tokens of this step, if asked for.
         finish_reason: set in the last delta of a reply; "tool_calls" when it ended in order and holds calls.
         stop_reason: the stop string or token id that ended it. stats: its times, in the last delta.
-        token_ids: of this step, those of tags and the end included.
+        token_ids: of this step, those of tags and the end included. progress: of the prompt, alone in its delta.
     """
 
     index: int
@@ -95,6 +95,7 @@ class TurnDelta:
     stop_reason: str | int | None = None
     stats: RequestStats | None = None
     token_ids: tuple[int, ...] = ()
+    progress: PromptProgress | None = None
 
 
 async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
@@ -254,6 +255,8 @@ class ChatTurn:
         return sum(parser.num_reasoning_tokens for parser in self._parsers.values())
 
     def _parsed(self, delta: RequestDelta) -> TurnDelta:
+        if delta.progress is not None:
+            return TurnDelta(delta.index, (), progress=delta.progress)
         self._count(delta)
         parts = self._parse(delta)
         reason = None if delta.finish_reason is None else self._reason(delta)

@@ -68,7 +68,7 @@ class OpenRequest:
         Raises:
             EngineError: this run does not say what the one before had said.
         """
-        self.begun = True
+        self.begun = self.begun or delta.progress is None  # how far a prompt was read is no part of the reply
         reply = self._replies[delta.index] if self.resume else None
         if reply is not None and reply.finished:
             return None
@@ -89,7 +89,8 @@ class OpenRequest:
             delta = _without_beginning(delta, num_old_tokens, num_old_characters, had_some=bool(reply.token_ids))
         reply.token_ids.extend(delta.token_ids)
         reply.num_characters += len(delta.text)
-        return delta if delta.token_ids or delta.text or delta.finish_reason is not None else None
+        is_new = delta.token_ids or delta.text or delta.finish_reason is not None or delta.progress is not None
+        return delta if is_new else None
 
 
 def _without_beginning(delta: RequestDelta, num_tokens: int, num_characters: int, *, had_some: bool) -> RequestDelta:

@@ -52,6 +52,8 @@ async def chat_completion(turn: ChatTurn, head: ReplyHead) -> dict[str, Any]:
 def _chunks(writer: ChunkWriter, delta: TurnDelta, codec: TextCodec, *, first: bool) -> list[bytes]:
     """The role first, then what is new, then the reason to finish: each in a chunk of its own, as OpenAI does."""
     chunks = [writer.delta(delta.index, {"role": "assistant", "content": ""})] if first else []
+    if delta.progress is not None:
+        chunks.append(writer.progress(delta.index, "delta", delta.progress))
     logprobs = chat_logprobs(delta.logprobs, codec)
     contents = [_delta(part) for part in delta.parts]
     if logprobs and not contents:

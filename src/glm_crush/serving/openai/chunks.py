@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+from glm_crush.engine.output import PromptProgress
 from glm_crush.serving.errors import error_reply
 from glm_crush.types import Usage
 
@@ -65,12 +66,19 @@ class ChunkWriter:
         counts = json.dumps({**usage_object(usage, num_reasoning_tokens), **more}, separators=(",", ":"))
         return f'{self._head}"choices":[],"usage":{counts}}}\n\n'.encode()
 
-    def _choice(self, index: int, content: str, finish_reason: str | None, logprobs: object) -> bytes:
+    def progress(self, index: int, content: Literal["delta", "text"], progress: PromptProgress) -> bytes:
+        """A chunk without anything new, that says how far the prompt has been read, as llama-server does."""
+        facts = {"total": progress.total, "cache": progress.cached, "processed": progress.processed}
+        told = json.dumps({**facts, "time_ms": round(progress.seconds * 1000)}, separators=(",", ":"))
+        nothing = '"delta":{}' if content == "delta" else '"text":""'
+        return self._choice(index, nothing, None, None, f',"prompt_progress":{told}')
+
+    def _choice(self, index: int, content: str, finish_reason: str | None, logprobs: object, more: str = "") -> bytes:
         reason = "null" if finish_reason is None else f'"{finish_reason}"'
         probabilities = "null" if logprobs is None else json.dumps(logprobs, separators=(",", ":"))
         return (
             f'{self._head}"choices":[{{"index":{index},{content},"logprobs":{probabilities},'
-            f'"finish_reason":{reason}}}]{self._tail}'
+            f'"finish_reason":{reason}}}]{more}{self._tail}'
         ).encode()
 
 

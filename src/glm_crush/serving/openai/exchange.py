@@ -113,6 +113,9 @@ class Exchange:
                     if include_usage:
                         self._collectors[number].add(delta)
                     choice = number * self._replies_per_prompt + delta.index
+                    if delta.progress is not None:
+                        yield writer.progress(choice, "text", delta.progress)
+                        continue
                     chunks = encode_delta(writer, choice, delta, choice not in begun)
                     begun.add(choice)
                     if chunks:

@@ -20,6 +20,7 @@ _SAME = (
     *("temperature", "top_p", "top_k", "min_p", "typical_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
     *("n", "seed", "stop_token_ids", "min_tokens", "ignore_eos", "skip_special_tokens"),
+    "return_progress",
 )
 
 
@@ -84,6 +85,9 @@ def _common(
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     if request.logit_bias:
         given["logit_bias"] = _logit_bias(request.logit_bias)
+    if request.return_progress and (not request.stream or request.use_beam_search):
+        why = "beam search tells no progress" if request.stream else "stream is not true"
+        raise InvalidParameterError(f"return_progress is true but {why}; leave it out", parameter="return_progress")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameterError(
             "prompt_logprobs is given with stream; leave one of them out", parameter="prompt_logprobs"

@@ -62,6 +62,7 @@ class GenerationRequest(StrictModel):
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    return_progress: bool | None = None  # llama-server's
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     # ours
