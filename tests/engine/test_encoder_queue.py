@@ -90,6 +90,15 @@ def test_an_error_of_the_executor_reaches_its_jobs_and_the_queue_goes_on() -> No
         assert queue.submit(encoded((3, 1))).result(20).tolist() == [[3, 1]]
 
 
+def test_any_other_error_reaches_its_jobs_too_and_the_queue_goes_on() -> None:
+    executor = CountingExecutor(error=MemoryError("std::bad_alloc"))
+    with queue_over(executor) as queue:
+        with pytest.raises(EngineError, match=r"the encoder failed: MemoryError\('std::bad_alloc'\)"):
+            queue.submit(encoded((1, 8), (2, 8))).result(20)
+        executor.error = None
+        assert queue.submit(encoded((3, 1))).result(20).tolist() == [[3, 1]]
+
+
 def test_a_closed_queue_fails_what_waits_and_takes_no_more() -> None:
     executor = CountingExecutor()
     executor.gate.clear()

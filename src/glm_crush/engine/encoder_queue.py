@@ -109,14 +109,16 @@ class EncoderQueue:
         while places := self._take():
             try:
                 rows = self._runner.run([job.texts[index] for job, index in places])
-            except GlmError as error:
+                for (job, index), row in zip(places, rows, strict=True):
+                    job.results[index] = row
+                    job.num_done += 1
+            except Exception as error:  # noqa: BLE001 - who waits for these is told; nobody waits for a dead thread
                 _log.exception("an encoder call failed")
-                for job in {id(job): job for job, _ in places}.values():
-                    self._drop(job, error)
+                failure = error if isinstance(error, GlmError) else EngineError(f"the encoder failed: {error!r}")
+                for job in _jobs_of(places):
+                    self._drop(job, failure)
                 continue
-            for (job, index), row in zip(places, rows, strict=True):
-                job.results[index] = row
-                job.num_done += 1
+            for job in _jobs_of(places):
                 if job.num_done == len(job.texts) and job.future.set_running_or_notify_cancel():
                     job.future.set_result(job.results)
 
@@ -152,6 +154,10 @@ class EncoderQueue:
             if job in self._jobs:
                 self._jobs.remove(job)
         _fail(job, error)
+
+
+def _jobs_of(places: Sequence[_Place]) -> list[_Job]:
+    return [*dict.fromkeys(job for job, _ in places)]
 
 
 def _fail(job: _Job, error: GlmError) -> None:
