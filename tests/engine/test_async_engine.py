@@ -151,12 +151,17 @@ async def test_a_full_queue_refuses_at_once():
     assert {type(result) for result in results} == {str, OverloadedError}
 
 
-async def test_a_crash_ends_every_request_and_later_ones_are_refused():
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [ValueError("kernel on fire"), Panic("kernel on fire")])
+async def test_a_crash_ends_every_request_and_later_ones_are_refused(error: BaseException):
     gate = Gate()
 
     def crash() -> None:
         gate()
-        raise ValueError("kernel on fire")
+        raise error
 
     with running(executor=ScriptedExecutor(before_step=crash), max_num_seqs=1) as engine:
         tasks = [asyncio.create_task(text_of(engine, str(number), [0], greedy())) for number in range(3)]

@@ -185,7 +185,8 @@ class AsyncEngine:
             while self._obey():
                 self._deliver([(self._submissions[d.request_id], d, None) for d in self._engine.step()])
             self._end_all(EngineError("The engine was closed before the request was finished."))
-        except Exception as error:  # noqa: BLE001 - every waiting request is told; nobody waits for a dead thread
+        # Not Exception alone: a panic in a library written in Rust is none.
+        except BaseException as error:  # noqa: BLE001 - every waiting request is told; nobody waits for a dead thread
             _log.error("the engine stopped", exc_info=error)
             self._end_all(error if isinstance(error, EngineError) else EngineError(f"The engine stopped: {error!r}"))
         self._engine.close()
