@@ -1,4 +1,4 @@
-# GLM-Crush. `make` lists the targets; `make run` and `make test` need Python 3.11+ and a C++ compiler, nothing else.
+# GLM-Crush. `make` lists the targets; `make run` and `make test` need Python 3.11+ with its headers and a C++ compiler.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -49,6 +49,7 @@ docs: $(VENV)/.dev native  ## write the generated parts of the documentation
 
 # The extension is built in place, beside the Python sources; only what changed is compiled again.
 native: $(VENV)/.run  ## build the native core in place
+	@test -f build/native/build.ninja || echo "building the native core: minutes, the first time"
 	@test -f build/native/build.ninja || $(BIN)/cmake -S . -B build/native -G Ninja \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
 	@$(BIN)/cmake --build build/native -- --quiet
@@ -87,15 +88,12 @@ clean:  ## remove the builds (keeps .venv and the models)
 
 # One environment, two fillings: what running needs, and what development needs on top.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "GLM-Crush needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=." >&2; exit 1; }
-	@command -v g++ > /dev/null || command -v clang++ > /dev/null || \
-	    { echo "GLM-Crush needs a C++ compiler (apt-get install g++)." >&2; exit 1; }
+	@$(PYTHON) scripts/check_build.py
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
-	@echo "installing the packages of requirements.lock"
+	@echo "installing the packages of requirements.lock: a minute or more"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -C wheel.cmake=false -e .
 	@touch $@

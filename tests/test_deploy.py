@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,10 +15,12 @@ import yaml
 
 from glm_crush.cli.main import app
 from glm_crush.config import load_settings
+from glm_crush.errors import ConfigError
 
 pytestmark = pytest.mark.requirement("O3")
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+CHART = DEPLOY / "helm" / "glm-crush"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".json")
 
 
@@ -60,6 +63,30 @@ def test_a_template_is_yaml_once_its_values_are_in(name: str) -> None:
     blocks = re.sub(r"^\s*\{\{-? (?:range|end|with).*\}\}\n", "", text, flags=re.MULTILINE)
     blocks = blocks.replace("{{ . }}", "x").replace("{{- toYaml .Values.resources | nindent 12 }}", "{}")
     assert yaml.safe_load(re.sub(r"\{\{[^}]*\}\}", "1", blocks))["metadata"]
+
+
+def rendered(*arguments: str) -> list[dict[str, Any]]:
+    """What helm makes of the chart."""
+    program = shutil.which("helm")
+    if program is None:
+        pytest.skip("helm is not installed")
+    done = subprocess.run([program, "template", "glm-crush", CHART, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_helm_gives_settings_to_the_pull_and_to_the_server() -> None:
+    (pods,) = [each for each in rendered("--set", "settings.GLM_STORE_HUB_ENDPOINT=x") if each["kind"] == "StatefulSet"]
+    spec = pods["spec"]["template"]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        assert {"name": "GLM_STORE_HUB_ENDPOINT", "value": "x"} in container["env"]
+
+
+def test_pods_get_no_variables_that_look_like_settings() -> None:
+    # A service called glm-crush would be announced as GLM_CRUSH_PORT and so on, and the server refuses unknown names.
+    with pytest.raises(ConfigError, match="unknown environment variable GLM_CRUSH_PORT"):
+        load_settings(environ={"GLM_CRUSH_PORT": "tcp://10.0.0.1:4600"})
+    assert "enableServiceLinks: false" in (CHART / "templates" / "statefulset.yaml").read_text()
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
