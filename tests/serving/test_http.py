@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,8 +107,13 @@ def test_the_openapi_document_describes_every_route_and_its_body(start_server: S
     served = {route.path.replace(":path", "") for route in create_app([], ApiSettings()).routes}
     assert set(document["paths"]) == served - {"/docs", "/openapi.json"}
     page = httpx2.get(f"{server.url}/docs").text
-    assert "/v1/chat/completions" in page
     assert "http" not in page.replace("/openapi.json", "")
+    places, links = set(re.findall(r"id='([^']+)'", page)), set(re.findall(r"href='#([^']+)'", page))
+    assert links - {"types"} <= places
+    operations = [f"{m} {path}" for path, methods in document["paths"].items() for m in methods]
+    assert all(f">{operation[0].upper()}" in page for operation in operations)
+    assert {"post-v1-chat-completions", "get-v1-models", *document["components"]["schemas"]} <= places
+    assert "<td><code>messages</code> (required)</td><td>list of <a href='#ChatMessage'>" in page
 
 
 def test_a_405_names_every_method_of_the_path(start_server: Start) -> None:

@@ -34,7 +34,8 @@ from glm_crush.serving.model_pool.part import ModelPoolPart
 from glm_crush.serving.ollama.routes import OLLAMA_ERRORS, ollama_routes
 from glm_crush.serving.openai.routes import openai_routes
 from glm_crush.serving.openai.stored import StoredApis
-from glm_crush.serving.openapi import openapi_document, openapi_page
+from glm_crush.serving.openapi import openapi_document
+from glm_crush.serving.openapi_page import openapi_page
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.reloading.reloading import Reloading
 from glm_crush.serving.routing import starlette_routes

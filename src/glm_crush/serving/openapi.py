@@ -1,20 +1,19 @@
-"""The API described: an OpenAPI 3.2 document and a page that shows it, without anything from the network.
+"""The API described: an OpenAPI 3.2 document.
 
-Above: `app.py`, which builds them when they are first asked for. Below: the classes of requests and replies.
+Above: `app.py`, which builds it when it is first asked for, and `openapi_page`, which shows it. Below: the classes of
+requests and replies.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-__all__ = ["Endpoint", "openapi_document", "openapi_page"]
+__all__ = ["Endpoint", "openapi_document"]
 
 Dialect = Literal["openai", "anthropic", "ollama", "graphql"]
 
@@ -139,42 +138,3 @@ def _success(endpoint: Endpoint, reply: Mapping[str, Any] | None) -> dict[str, A
 
 def _parameter(name: str, place: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": place, "required": place == "path", "schema": dict(schema)}
-
-
-def openapi_page(document: Mapping[str, Any]) -> str:
-    """The document as one HTML page that needs no other file."""
-    parts = []
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            name = body.get("$ref", "").rpartition("/")[2]
-            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}</p>")
-            if name:
-                parts.append(_table(document["components"]["schemas"][name]))
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        "<title>GLM-Crush API</title><style>:root{color-scheme:light dark}body{font:16px/1.5 system-ui;max-width:60em;"
-        "margin:2em auto;padding:0 1em}td,th{text-align:left;vertical-align:top;padding:.2em 1em .2em 0}</style>"
-        f"<h1>GLM-Crush {escape(document['info']['version'])}</h1>"
-        f"<p>The whole description: <a href=/openapi.json>openapi.json</a></p>{''.join(parts)}</html>"
-    )
-
-
-def _table(schema: Mapping[str, Any]) -> str:
-    required = schema.get("required", ())
-    rows = "".join(
-        f"<tr><td><code>{escape(name)}</code>{' (required)' if name in required else ''}</td>"
-        f"<td><code>{escape(_type(field))}</code></td></tr>"
-        for name, field in schema.get("properties", {}).items()
-    )
-    return f"<table><tr><th>field</th><th>type</th></tr>{rows}</table>"
-
-
-def _type(field: Mapping[str, Any]) -> str:
-    if "anyOf" in field:
-        return " or ".join(_type(arm) for arm in field["anyOf"])
-    if "$ref" in field:
-        return str(field["$ref"]).rpartition("/")[2]
-    if field.get("type") == "array":
-        return f"list of {_type(field.get('items', {}))}"
-    return str(field.get("type") or json.dumps(field.get("const", "any")))
