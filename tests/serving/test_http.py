@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import httpx2
 import pytest
 
 from glm_crush.config import ApiSettings
+from glm_crush.serving import app
 from glm_crush.serving.app import create_app
+from glm_crush.serving.openapi import openapi_document
 
 Start = Callable[..., Any]
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -114,6 +117,22 @@ def test_the_openapi_document_describes_every_route_and_its_body(start_server: S
     assert all(f">{operation[0].upper()}" in page for operation in operations)
     assert {"post-v1-chat-completions", "get-v1-models", *document["components"]["schemas"]} <= places
     assert "<td><code>messages</code> (required)</td><td>list of <a href='#ChatMessage'>" in page
+
+
+def test_the_api_is_described_once_and_not_on_the_event_loop(
+    start_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[bool] = []
+
+    def described(*arguments: Any) -> dict[str, Any]:
+        loops.append(asyncio._get_running_loop() is not None)
+        return openapi_document(*arguments)
+
+    monkeypatch.setattr(app, "openapi_document", described)
+    server = start_server()
+    for path in ("/docs", "/openapi.json", "/docs"):
+        assert httpx2.get(server.url + path).status_code == 200
+    assert loops == [False]
 
 
 def test_a_405_names_every_method_of_the_path(start_server: Start) -> None:

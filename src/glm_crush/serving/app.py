@@ -6,6 +6,8 @@ answer bytes themselves, and FastAPI would double the time it takes to start (do
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import version as installed_version
@@ -96,11 +98,16 @@ def create_app(
         part.connect(caller)
     documented = [endpoint for endpoint, _ in routes]
 
+    @functools.cache
+    def description() -> dict[str, Any]:
+        return openapi_document(documented, installed_version("glm-crush"))
+
+    # In a thread: the first time takes a second, and streams must not wait for it.
     async def document(_: Request) -> Response:
-        return json_response(openapi_document(documented, installed_version("glm-crush")))
+        return json_response(await asyncio.to_thread(description))
 
     async def page(_: Request) -> Response:
-        return HTMLResponse(openapi_page(openapi_document(documented, installed_version("glm-crush"))))
+        return HTMLResponse(openapi_page(await asyncio.to_thread(description)))
 
     return Starlette(
         routes=[
