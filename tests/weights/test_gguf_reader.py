@@ -105,7 +105,7 @@ BAD_FILES = {
     "dimension zero": (with_data(header((), (tensor_info("x", (4, 0), F32, 0),)), 64), r"'x' has shape \(0, 4\)"),
     "dimensions whose product overflows": (
         with_data(header((), (tensor_info("x", (2**33, 2**33), F32, 0),)), 64),
-        "'x' ends at byte .*; the file is truncated",
+        "'x' ends at byte .*; the file is truncated: fetch it again",
     ),
     "offset": (with_data(header((), (tensor_info("x", (4,), F32, 2**63),)), 64), "'x' ends at byte"),
     "offset not aligned": (with_data(header((), (tensor_info("x", (4,), F32, 4),)), 64), "offset 4, no multiple of 32"),

@@ -44,8 +44,12 @@ def fetch(settings: Settings, spec: str, *, name: str | None = None) -> StoredMo
 
     from glm_crush.cli.console import format_bytes, standard_error, transfer_bar
     from glm_crush.cli.models import open_store
+    from glm_crush.weights.aliases import ALIASES
 
+    messages = standard_error()
+    if messages.is_terminal and ":" in spec and spec not in ALIASES:  # who may take a while to answer, or never does
+        messages.print(f"[dim]asking for {escape(spec)}[/]")
     with transfer_bar("pulling") as progress:
         model = open_store(settings).pull(spec, name, lambda state: progress(state.file, state.done, state.total))
-    standard_error().print(f"[green]{escape(model.name)}[/] is here [dim]({format_bytes(model.bytes)})[/]")
+    messages.print(f"[green]{escape(model.name)}[/] is here [dim]({format_bytes(model.bytes)})[/]")
     return model

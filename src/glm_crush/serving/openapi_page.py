@@ -35,7 +35,8 @@ def openapi_page(document: Mapping[str, Any]) -> str:
         group = next((name for beginning, name in _GROUPS if path.startswith(beginning)), _REST)
         groups.setdefault(group, []).extend((path, method, operation) for method, operation in operations.items())
     order = [name for name in ("OpenAI", "Anthropic", "Ollama", "Administration", _REST) if name in groups]
-    links, routes = [], []
+    links: list[str] = []
+    routes: list[str] = []
     schemas = document["components"]["schemas"]
     for group in order:
         links.append(f"<h2>{group}</h2>")

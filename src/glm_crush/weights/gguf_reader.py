@@ -87,7 +87,7 @@ class _Cursor:
         if nbytes > self.left:
             raise CheckpointError(
                 f"{self.path}: {what} needs {nbytes} bytes at offset {self.position}, {self.left} are left; "
-                "the file is truncated"
+                "the file is truncated: fetch it again"
             )
         start = self.position
         self.position += nbytes
@@ -213,7 +213,7 @@ def _map_tensors(cursor: _Cursor, infos: list[_Info], start: int, alignment: int
             raise CheckpointError(f"{path}: tensor {info.name!r} at offset {info.offset}, no multiple of {alignment}")
         if end > size:
             raise CheckpointError(
-                f"{path}: tensor {info.name!r} ends at byte {end} of a file of {size}; the file is truncated"
+                f"{path}: tensor {info.name!r} ends at byte {end} of a file of {size}; the file is truncated: fetch it again"
             )
         if info.name in tensors:
             raise CheckpointError(f"{path}: tensor {info.name!r} appears twice")

@@ -25,7 +25,9 @@ def pull_lock(home: Path, name: str) -> Iterator[None]:
         (home / "models").mkdir(exist_ok=True)
         file = path.open("a")
     except OSError as error:
-        raise DownloadError(f"the model store {home} cannot be written: {error}") from error
+        raise DownloadError(
+            f"the model store {home} cannot be written: {error}; set GLM_HOME to a folder that you may write"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

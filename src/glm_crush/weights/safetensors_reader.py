@@ -95,7 +95,9 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
     size = int.from_bytes(data[:8].tobytes(), "little")
     limit = min(_MAX_HEADER_BYTES, len(data) - 8)
     if size > limit:
-        raise CheckpointError(f"{path}: header of {size} bytes, at most {limit} are possible; the file is truncated")
+        raise CheckpointError(
+            f"{path}: header of {size} bytes, at most {limit} are possible; the file is truncated: fetch it again"
+        )
     try:
         header = json.loads(data[8 : 8 + size].tobytes(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
@@ -131,7 +133,7 @@ def _view(path: Path, name: str, entry: object, data: npt.NDArray[np.uint8]) -> 
     nbytes = math.prod(shape) * storage.itemsize
     if end > len(data) or begin > end:
         raise CheckpointError(
-            f"{path}: tensor {name!r} lies at [{begin}, {end}) of {len(data)} data bytes; the file is truncated"
+            f"{path}: tensor {name!r} lies at [{begin}, {end}) of {len(data)} data bytes; the file is truncated: fetch it again"
         )
     if end - begin != nbytes:
         raise CheckpointError(f"{path}: tensor {name!r} has {end - begin} bytes, {dtype} {shape} needs {nbytes}")
