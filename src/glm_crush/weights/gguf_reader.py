@@ -213,7 +213,8 @@ def _map_tensors(cursor: _Cursor, infos: list[_Info], start: int, alignment: int
             raise CheckpointError(f"{path}: tensor {info.name!r} at offset {info.offset}, no multiple of {alignment}")
         if end > size:
             raise CheckpointError(
-                f"{path}: tensor {info.name!r} ends at byte {end} of a file of {size}; the file is truncated: fetch it again"
+                f"{path}: tensor {info.name!r} ends at byte {end} of a file of {size}; "
+                "the file is truncated: fetch it again"
             )
         if info.name in tensors:
             raise CheckpointError(f"{path}: tensor {info.name!r} appears twice")

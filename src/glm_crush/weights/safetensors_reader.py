@@ -133,7 +133,8 @@ def _view(path: Path, name: str, entry: object, data: npt.NDArray[np.uint8]) -> 
     nbytes = math.prod(shape) * storage.itemsize
     if end > len(data) or begin > end:
         raise CheckpointError(
-            f"{path}: tensor {name!r} lies at [{begin}, {end}) of {len(data)} data bytes; the file is truncated: fetch it again"
+            f"{path}: tensor {name!r} lies at [{begin}, {end}) of {len(data)} data bytes; "
+            "the file is truncated: fetch it again"
         )
     if end - begin != nbytes:
         raise CheckpointError(f"{path}: tensor {name!r} has {end - begin} bytes, {dtype} {shape} needs {nbytes}")
