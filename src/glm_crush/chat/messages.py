@@ -13,7 +13,7 @@ from typing import Any
 
 from glm_crush.errors import InvalidParameterError
 
-__all__ = ["normalize_messages", "normalize_tools"]
+__all__ = ["called_functions", "normalize_messages", "normalize_tools"]
 
 
 def normalize_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -86,6 +86,18 @@ def _part(part: object, where: str) -> str:
     raise _error(where, f"is a part of type {kind!r}; this model reads text only")
 
 
+def called_functions(message: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """The functions that a message calls; their arguments are left as they are, which may be text that is no JSON.
+
+    Raises:
+        InvalidParameterError: a call is malformed; names its place.
+    """
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
+        raise _error(f"{where}.tool_calls", f"is {_short(calls)}; give a list")
+    return [_function(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
+
+
 def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
     if not isinstance(calls, Sequence) or isinstance(calls, (str, bytes)):
         raise _error(where, f"is {_short(calls)}; give a list")
@@ -93,11 +105,17 @@ def _tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
 
 
 def _tool_call(call: object, where: str) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise _error(where, f"is {_short(call)}; give an object with function.name and function.arguments")
+    function = _function(call, where)
+    assert isinstance(call, Mapping)
     arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _function(call: object, where: str) -> Mapping[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise _error(where, f"is {_short(call)}; give an object with function.name and function.arguments")
+    return function
 
 
 def _arguments(arguments: object, where: str) -> dict[str, Any]:

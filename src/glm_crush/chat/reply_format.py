@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from glm_crush.chat.messages import normalize_messages
+from glm_crush.chat.messages import called_functions
 from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_markers import ReplyMarkers, StartState
 from glm_crush.chat.reply_parser import ReplyParser
@@ -69,8 +69,7 @@ class ReplyFormat:
         """
         if self._renders_tools:
             return list(messages), wish.tools if wish.callable else None
-        normalize_messages(messages)  # what is malformed is refused here as by a template that takes tools
-        messages = [_with_calls_as_text(message) for message in messages]
+        messages = [_with_calls_as_text(message, f"messages[{index}]") for index, message in enumerate(messages)]
         if not wish.callable:
             return messages, None
         told = _description(wish)
@@ -159,13 +158,12 @@ class ReplyFormat:
         )
 
 
-def _with_calls_as_text(message: Message) -> Message:
-    calls = message.get("tool_calls")
-    if not calls:
+def _with_calls_as_text(message: Message, where: str) -> Message:
+    functions = called_functions(message, where)
+    if not functions:
         return message
     texts = [str(message["content"])] if message.get("content") else []
-    for call in calls:
-        function: Any = call["function"]
+    for function in functions:
         arguments = function.get("arguments") or {}
         if not isinstance(arguments, str):  # a text is as the model wrote it, to the letter
             arguments = json.dumps(arguments, ensure_ascii=False)
