@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +20,12 @@ VERBS = (
 )
 
 
-def start(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from glm_crush.cli.main import main; main()", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+def start(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'glm'; from glm_crush.cli.main import main; main()"]
+    environment = os.environ | variables
+    return subprocess.run(
+        [*command, *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
 
 
 def test_help_lists_every_verb_and_shows_examples(glm: Glm) -> None:
@@ -42,6 +47,14 @@ def test_help_shows_flags_without_a_value_and_examples_in_columns(glm: Glm) -> N
     assert len(shown) == 3
     columns = {line.index(what) for line, what in zip(shown, ("the server", "again", "another"), strict=True)}
     assert len(columns) == 1
+
+
+@pytest.mark.parametrize("line", ["glm show t", "glm run t", "glm serve t", "glm rm t", "glm inspect t", "glm chat t"])
+def test_a_shell_completes_names_of_stored_models(glm: Glm, tiny_llama: Path, glm_home: Path, line: str) -> None:
+    glm("pull", str(tiny_llama), "--name", "tiny")
+    asked = {"_GLM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "2", "GLM_HOME": str(glm_home)}
+    assert start(**asked).stdout.split() == ["tiny"]
+    assert start(**asked | {"GLM_HOME": "/proc/nothing"}).stdout.split() == []
 
 
 def test_every_option_has_help() -> None:

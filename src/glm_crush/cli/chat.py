@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glm_crush.cli.completion import stored_names
 from glm_crush.cli.options import ContextPolicyOption, ThreadsOption, WeightFormatOption, settings_from
 from glm_crush.cli.sampling_options import (
     MaxTokensOption,
@@ -31,7 +32,14 @@ __all__ = ["chat"]
 
 def chat(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="A store name or a path; default: the default model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A store name or a path; default: the default model.",
+            autocompletion=stored_names,
+        ),
+    ] = None,
     url: Annotated[
         str | None, typer.Option("--url", help="Talk to a server with the OpenAI API instead of loading a model.")
     ] = None,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glm_crush.cli.completion import stored_names
+
 if TYPE_CHECKING:
     from glm_crush.config import Settings
 
@@ -87,9 +89,16 @@ class Speculation(StrEnum):
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A store name, a GGUF file, a Hugging Face folder or a packed .glm file.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A store name, a GGUF file, a Hugging Face folder or a packed .glm file.",
+        autocompletion=stored_names,
+    ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A name in the store (see glm list).")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name in the store (see glm list).", autocompletion=stored_names)
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", "-t", metavar="N", min=1, help="Compute threads; default: physical cores."),

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from glm_crush.cli.completion import stored_names
 from glm_crush.cli.options import settings_from
 
 __all__ = ["rm"]
 
 
 def rm(
-    ctx: typer.Context, names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names (see glm list).")]
+    ctx: typer.Context,
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Names (see glm list).", autocompletion=stored_names)
+    ],
 ) -> None:
     """Remove models and their packed weights, and free the space. Files of registered paths stay where they are."""
     from rich.markup import escape

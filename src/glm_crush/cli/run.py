@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from glm_crush.cli.completion import stored_names
 from glm_crush.cli.options import (
     DraftModelOption,
     JsonOption,
@@ -45,7 +46,11 @@ def run(
     ctx: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] PROMPT", help="A model and a prompt, or the prompt for the default model."),
+        typer.Argument(
+            metavar="[MODEL] PROMPT",
+            help="A model and a prompt, or the prompt for the default model.",
+            autocompletion=stored_names,
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
     preset: PresetOption = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from glm_crush.cli.completion import stored_names
 from glm_crush.cli.options import (
     ContextPolicyOption,
     DraftModelOption,
@@ -41,6 +42,7 @@ def serve(
         typer.Argument(
             metavar="MODEL",
             help="Store names or paths, or NAME=PATH; the first is what requests get that name none.",
+            autocompletion=stored_names,
         ),
     ] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
