@@ -58,10 +58,13 @@ void StepRunner::execute(const AttentionOp& op) {
 
 // The keys and values that this thread's tiles of the next attention read, for the products before it.
 void StepRunner::look_ahead() {
+  // One tile that fetches has to fetch all, as fast as memory yields while it computes; more than one may take their time.
+  constexpr int kOneFetches = 18, kAllLines = 6, kSomeLines = 3;
   ahead = {};
   if (!step.ranges_ahead || attention_index >= executor.attention_caches_.size()) return;
   ahead.base = executor.caches_[static_cast<size_t>(executor.attention_caches_[attention_index])].data();
   ahead.left = (*step.ranges_ahead)[static_cast<size_t>(thread)];
+  ahead.lines_per_call = tokens <= kOneFetches ? kAllLines : kSomeLines;
 }
 
 // Items are (kv head, token): norm, rotate and cache the key, cache the value, prepare the queries that read them.
@@ -114,7 +117,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
 }
 
 // The partial results of one chunk for all rows of a tile: m, l [rows], o [rows][stored value_dim].
-void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, float* m, float* l, float* o) {
+void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, const Tile* next, int next_chunk, float* m, float* l, float* o) {
   const CacheShape& shape = executor.cache_shapes_[static_cast<size_t>(op.cache)];
   const size_t all_rows = static_cast<size_t>(tokens) * static_cast<size_t>(op.num_heads);
   AttentionArgs args;
@@ -132,6 +135,12 @@ void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, floa
   args.l = l;
   args.o = o;
   args.scores = scratch.scores.data();
+  if (next) {
+    const int first = next_chunk * kSpanBlocks, blocks = (batch.context_lens[static_cast<size_t>(next->sequence)] + kBlockTokens - 1) / kBlockTokens;
+    args.next_blocks = batch.block_tables.data() + static_cast<size_t>(next->sequence) * static_cast<size_t>(batch.max_blocks) + first;
+    args.num_next_blocks = std::min(kSpanBlocks, blocks - first);
+    args.next_kv_head = next->kv_head;
+  }
   if (args.first_key[0] >= args.chunk_end) {  // wholly outside the window
     std::fill(m, m + args.num_rows, -std::numeric_limits<float>::infinity());
     return;
@@ -151,11 +160,12 @@ void StepRunner::attend_whole_tiles(const AttentionOp& op, const TilePlan& plan)
   const int value_dim = executor.cache_shapes_[static_cast<size_t>(op.cache)].value_dim;
   const int count = static_cast<int>(plan.tiles.size());
   share_out(count, Phase::kChunksPerThread, [&](int begin, int end) {
-    for (int i = begin; i < end; ++i) attend_tile(op, plan.tiles[static_cast<size_t>(i)], value_dim);
+    // The part that this thread takes next is mostly the one behind this.
+    for (int i = begin; i < end; ++i) attend_tile(op, plan.tiles[static_cast<size_t>(i)], i + 1 < count ? &plan.tiles[static_cast<size_t>(i + 1)] : nullptr, value_dim);
   });
 }
 
-void StepRunner::attend_tile(const AttentionOp& op, const Tile& tile, int value_dim) {
+void StepRunner::attend_tile(const AttentionOp& op, const Tile& tile, const Tile* next, int value_dim) {
   float* m = scratch.partial.data();
   float* l = m + kMaxTileRows;
   float* next_m = l + kMaxTileRows;
@@ -163,9 +173,13 @@ void StepRunner::attend_tile(const AttentionOp& op, const Tile& tile, int value_
   float* o = next_l + kMaxTileRows;
   float* next_o = o + static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(value_dim);
   const int rows = tile.num_tokens * tile.num_heads;
-  attend(op, tile, 0, m, l, o);
+  const auto run = [&](int c, float* to_m, float* to_l, float* to_o) {
+    const bool last = c + 1 == tile.chunk_end;
+    attend(op, tile, c, last ? next : &tile, last ? 0 : c + 1, to_m, to_l, to_o);
+  };
+  run(0, m, l, o);
   for (int c = 1; c < tile.chunk_end; ++c) {
-    attend(op, tile, c, next_m, next_l, next_o);
+    run(c, next_m, next_l, next_o);
     for (int i = 0; i < rows; ++i) {
       float* acc = o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
       const float* next = next_o + static_cast<size_t>(i) * static_cast<size_t>(value_dim);
@@ -193,7 +207,7 @@ void StepRunner::attend_chunks(const AttentionOp& op, const TilePlan& plan) {
       const auto [index, chunk] = plan.items[static_cast<size_t>(i)];
       const Tile& tile = plan.tiles[static_cast<size_t>(index)];
       const size_t at = static_cast<size_t>(tile.first_partial + chunk * tile.num_tokens * tile.num_heads);
-      attend(op, tile, chunk, all_m() + at, all_l() + at, all_o() + at * value_dim);
+      attend(op, tile, chunk, nullptr, 0, all_m() + at, all_l() + at, all_o() + at * value_dim);
     }
   });
   share_out(static_cast<int>(plan.tiles.size()), 1, [&](int begin, int end) {

@@ -106,11 +106,11 @@ class StepRunner {
   void fill_rope_tables(int begin, int end);
   void look_ahead();
   void rotate_and_store(const AttentionOp& op, int begin, int end);
-  void attend_tile(const AttentionOp& op, const Tile& tile, int value_dim);
+  void attend_tile(const AttentionOp& op, const Tile& tile, const Tile* next, int value_dim);
   void merge_chunks(const AttentionOp& op, const Tile& tile, float* all_m, float* all_l, float* all_o, size_t value_dim);
   void attend_whole_tiles(const AttentionOp& op, const TilePlan& plan);
   void attend_chunks(const AttentionOp& op, const TilePlan& plan);
-  void attend(const AttentionOp& op, const Tile& tile, int chunk, float* m, float* l, float* o);
+  void attend(const AttentionOp& op, const Tile& tile, int chunk, const Tile* next, int next_chunk, float* m, float* l, float* o);
   void write_out(const AttentionOp& op, const Tile& tile, int row, float l, const float* o);
 
   // ops_moe.cpp

@@ -57,15 +57,15 @@ struct Rows {
 // cache leaves the memory idle. Changes no result; a kernel that does not call it is only slower.
 struct FetchAhead {
   struct Range { size_t offset, bytes; };  // whole cache lines
-  static constexpr int kLinesPerCall = 6;  // about as many as memory yields while a tile computes a group of columns
 
   const uint8_t* base = nullptr;
   std::span<const Range> left;
+  int lines_per_call = 0;  // a call comes with each group of columns of a tile
   const uint8_t* next = nullptr;  // of the range at hand
   const uint8_t* end = nullptr;
 
   void fetch() {
-    for (int i = 0; i < kLinesPerCall; ++i, next += 64) {
+    for (int i = 0; i < lines_per_call; ++i, next += 64) {
       if (next == end) {
         if (left.empty()) return;
         next = base + left.front().offset;
@@ -177,6 +177,9 @@ struct AttentionArgs {
   float* l = nullptr;                    // [num_rows]
   float* o = nullptr;                    // [num_rows][value_dim]
   float* scores = nullptr;               // scratch [kMaxTileRows][kChunkKeys], 64-byte aligned
+  const int32_t* next_blocks = nullptr;  // of the chunk that this thread looks at next, whose keys may be fetched; null: none
+  int num_next_blocks = 0;
+  int next_kv_head = 0;
 };
 
 struct KernelTable {

@@ -124,7 +124,10 @@ inline void store_query_int8_wide(const float* q, int n, int key_dim, float scal
   }
 }
 
-// Scores of rows [first, first + NumRows) with NumBlocks cache blocks from key `offset` of the chunk.
+GLM_INLINE void fetch_lines(const uint8_t* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 3);
+}
+
 // Scores of rows [first, first + NumRows), block after block as with bfloat16. Few rows have sums for every second or
 // fourth quad of dimensions, to cover the latency of the dot product; integers add up to the same in any order.
 template <int NumRows>
@@ -136,6 +139,7 @@ void score_rows_int8_wide(const Chunk& chunk, int first) {
   auto* queries = static_cast<uint8_t*>(const_cast<void*>(chunk.args.queries)) + static_cast<size_t>(first) * row_bytes;
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
     const CacheBlock block = chunk.block(offset);
+    if (first == 0) fetch_lines(block.values, shape.value_bytes());
     for (int g = 0; g < groups; ++g) {
       __m512i acc[NumRows][kSums];
 #pragma GCC unroll 12
@@ -171,6 +175,13 @@ void score_rows_int8_wide(const Chunk& chunk, int first) {
   }
 }
 
+// Keys of the chunk that comes next, a block for each block of values.
+GLM_INLINE void fetch_next_keys(const AttentionArgs& args, int index) {
+  if (index >= args.num_next_blocks) return;
+  const CacheShape& shape = *args.shape;
+  fetch_lines(shape.block(args.layer, args.next_kv_head, args.next_blocks[index]).keys, shape.key_bytes() + shape.scale_bytes());
+}
+
 // Probabilities of a row times the tokens' scales as 16-bit integers; gives their unit. Four tokens take 16 bytes: four high
 // bytes, four low bytes, eight unused.
 GLM_INLINE float round_weights(const Chunk& chunk, int row, const float* scales, uint8_t* bytes) {
@@ -200,6 +211,7 @@ GLM_INLINE void mix_lines_int8(const Chunk& chunk, int first, int d, const uint8
     for (int i = 0; i < NumLines; ++i) high[row][i] = low[row][i] = _mm512_setzero_si512();
   for (int offset = 0; offset < chunk.num_keys; offset += kBlockTokens) {
     const uint8_t* values = chunk.block(offset).values + static_cast<size_t>(d) * 4;
+    if (first == 0 && d == 0) fetch_next_keys(chunk.args, offset / kBlockTokens);
     const int stop = std::min(offset + kBlockTokens, chunk.num_keys);
     for (int token = offset; token < stop; token += 4, values += line) {
       __m512i loaded[NumLines];
