@@ -118,6 +118,19 @@ def make_request(request_id: str = "a", *, resume: bool = False, n: int = 1) -> 
     return OpenRequest(TokenStream(loop), Submit(request_id, b"", SamplingParams(n=n)), resume, patience_until=10.0)
 
 
+def test_what_no_child_was_given_waits_no_longer_because_one_died_while_it_loaded():
+    requests = OpenRequests()
+    requests.add(make_request("sent"))
+    requests.take_unsent(0.0)
+    requests.add(make_request("unsent"))
+    for death in range(5):
+        assert requests.after_death("gone", patience_until=20.0 + death) == []
+    ((_, _, error),) = requests.expire(10.0, retry_after_seconds=1.0)
+    assert isinstance(error, OverloadedError)
+    assert requests.expire(19.9, retry_after_seconds=1.0) == []
+    assert len(requests.expire(20.0, retry_after_seconds=1.0)) == 1
+
+
 def cut(tokens: list[int], sizes: list[int]) -> list[RequestDelta]:
     """The reply in deltas of these sizes; each token is one letter, except that multiples of 3 hold theirs back."""
     deltas, held, start = [], "", 0

@@ -107,7 +107,11 @@ class OpenRequests:
         return [(request.stream, None, error)]
 
     def after_death(self, reason: str, *, patience_until: float) -> list[Delivery]:
-        """The child is gone: replies that cannot be gone on with end, all others are unsent again."""
+        """The child is gone: replies that cannot be gone on with end, all others are unsent again.
+
+        What it had may wait until `patience_until`. The others have waited already: an engine that dies whenever it
+        loads must not keep them for ever.
+        """
         deliveries: list[Delivery] = []
         for request in list(self._requests.values()):
             if request is self._suspect or request.num_runs >= _MAX_RUNS:
@@ -117,7 +121,8 @@ class OpenRequests:
             elif request.begun and not request.resume:
                 why = f"{reason} in the middle of the reply; send the request again."
             else:
-                request.patience_until = patience_until
+                if request.submit.request_id not in self._unsent:
+                    request.patience_until = patience_until
                 continue
             deliveries.append((request.stream, None, EngineError(why)))
             self.remove(request)
