@@ -1,7 +1,8 @@
 """N3, N4: many clients over HTTP, against llama-server, OpenVINO's continuous batching and, where installed, vLLM.
 
 Load generator, server and engine share the machine. Every server is started once; the workloads are played in turn,
-with new random prompts in each round, and ratios are taken within a round.
+with new random prompts in each round, and ratios are taken within a round. The physical limit is the peak of int8 dot
+products, measured before each round, over the operations of the matrix products behind an output token.
 
     serving.py [clients] [prefix] [shapes]    128 in, 128 out at 1, 8 and 32 clients; 1,024 shared + 64 own tokens,
                                               64 out; 128 in, 64 out of models with random weights, which take minutes
@@ -13,8 +14,10 @@ import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import roofline
 from harness import Spread, arguments, print_header
 from load import LoadResult, Workload, random_prompts
+from peers.model_shapes import cost
 from peers.paths import model
 from peers.servers import OpenVinoPipeline, Server, glm_server, llama_server, running, vllm_server
 
@@ -40,10 +43,24 @@ def prefix_workload(round_number: int) -> Workload:
     return Workload("shared prefix", random_prompts(32, 1088, 77_000 + round_number, shared=1024), 64, 8)
 
 
-def alternate(servers: Sequence[Server], workloads: Sequence[Workload]) -> dict[str, list[LoadResult]]:
-    """Every workload on every server; the order changes from round to round."""
+def operations(workload: Workload) -> float:
+    """Multiplications and additions of the matrix products behind one output token of the default model."""
+    one = cost("smollm2-135m")
+    prompts = sum(len(prompt) for prompt in workload.prompts) / len(workload.prompts)
+    return (prompts / workload.output_tokens + 1) * one.prefill_operations() + 2.0 * one.head_weights
+
+
+def alternate(
+    servers: Sequence[Server], workloads: Sequence[Workload], peaks: list[float] | None = None, threads: int = 0
+) -> dict[str, list[LoadResult]]:
+    """Every workload on every server; the order changes from round to round.
+
+    `peaks`: gets the machine's peak, in int8 operations per second, as it is before each round.
+    """
     results: dict[str, list[LoadResult]] = {server.name: [] for server in servers}
     for number, workload in enumerate(workloads):
+        if peaks is not None:
+            peaks.append(roofline.measure(threads).int8_operations_per_second)
         for server in servers if number % 2 == 0 else servers[::-1]:
             results[server.name].append(server(workload))
     return results
@@ -109,7 +126,12 @@ def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | No
             alternate(servers, [clients_workload(clients, -1)])  # warms up
             workloads = [clients_workload(clients, number) for number in range(options.rounds)]
             target, best_target = TARGETS.get(clients, (2.0, 2.0))
-            report(workloads[0], alternate(servers, workloads), target, best_target)
+            peaks: list[float] = []
+            results = alternate(servers, workloads, peaks, options.threads)
+            report(workloads[0], results, target, best_target)
+            limits = [peak / operations(workloads[0]) for peak in peaks]
+            reached = ratio([result.tokens_per_second for result in next(iter(results.values()))], limits)
+            print(f"  physical limit {Spread.of(limits)} tok/s, reached {reached} of it\n", flush=True)
     if "prefix" in parts:
         measure_prefix(options, vllm)
     if "shapes" in parts:

@@ -41,7 +41,8 @@ class Soak:
 
     def __init__(self, server: HttpServer, seconds: float, kill_seconds: float, seed: int) -> None:
         self.server = server
-        self.end = time.monotonic() + seconds
+        self.begin = time.monotonic()
+        self.end = self.begin + seconds
         self.seconds = seconds
         self.kill_seconds = kill_seconds
         self.random = random.Random(seed)
@@ -65,6 +66,10 @@ class Soak:
                     kind = await (self._bad() if dice < 0.1 else self._good(cancel=dice < 0.3))
             except TimeoutError:
                 kind = "HUNG"
+                gauges = await asyncio.to_thread(gauges_of, self.server.port)
+                print(
+                    f"HUNG at {time.monotonic() - self.begin:.0f} s of the soak; the server then: {gauges}", flush=True
+                )
             except (ConnectionError, asyncio.IncompleteReadError) as error:
                 kind = f"LOST ({type(error).__name__})"
             self.outcomes[kind] += 1
@@ -110,10 +115,9 @@ class Soak:
                 self.kills += 1
 
     async def _watch(self) -> None:
-        begin = time.monotonic()
         while time.monotonic() < self.end:
             await asyncio.sleep(5)
-            self.memory.append((time.monotonic() - begin, resident(self.server.process.pid)))
+            self.memory.append((time.monotonic() - self.begin, resident(self.server.process.pid)))
 
 
 def resident(pid: int) -> int:
@@ -126,8 +130,8 @@ def resident(pid: int) -> int:
     return total
 
 
-def idle_metrics(port: int) -> dict[str, float]:
-    """Gauges of the server that must be zero when nothing runs."""
+def gauges_of(port: int) -> dict[str, float]:
+    """Requests that the server runs and holds back: zero when nothing runs."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
     wanted = ("vllm:num_requests_running", "vllm:num_requests_waiting")
     return {line.split("{")[0]: float(line.split()[-1]) for line in text.splitlines() if line.startswith(wanted)}
@@ -149,7 +153,7 @@ def main() -> int:
         soak = Soak(server, options.minutes * 60, options.kill_seconds, options.seed)
         asyncio.run(soak.run(options.clients))
         time.sleep(3)  # the idle check of the engine's books runs after a second
-        gauges = idle_metrics(server.port)
+        gauges = gauges_of(server.port)
         alive = server.process.poll() is None
     finally:
         server.close()
