@@ -198,7 +198,9 @@ def test_what_does_not_fit_is_refused_with_the_numbers(serve: Any) -> None:
     server = serve("alpha", budget=sizes[0] + 1000)
     reply = server.complete("beta")
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_too_large")
-    assert "beta has 1 MiB of weights, and 0 MiB are left beside the pinned ones" in reply.json()["error"]["message"]
+    message = reply.json()["error"]["message"]
+    assert message.startswith("beta: a KV cache of ")
+    assert message.endswith(" It has 1 MiB of weights; 0 MiB are left beside pinned models.")
     server = serve(budget=max(sizes) + 1000, **ONE_AT_A_TIME)
     with server.client.stream("POST", "/v1/completions", json={**LONG, "model": "alpha"}) as busy:
         lines = busy.iter_lines()  # kept: the connection is closed with it

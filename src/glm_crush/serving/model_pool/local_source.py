@@ -134,8 +134,7 @@ class LocalSource:
         except ConfigError as error:
             weights = mebibytes(loaded.packed.weight_bytes)
             raise ModelTooLargeError(
-                f"{name} has {weights} of weights, and {mebibytes(limit_bytes)} are left beside the pinned ones: "
-                f"{error}"
+                f"{name}: {error} It has {weights} of weights; {mebibytes(limit_bytes)} are left beside pinned models."
             ) from error
         start = _ChatStart(name, loaded, _planned(settings, plan), plan, spawned)
         return PreparedModel(
