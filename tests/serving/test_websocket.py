@@ -64,6 +64,15 @@ def test_a_generation_starts_streams_and_is_done_with_its_counts(start: Start) -
     assert messages[-1]["usage"]["completion_tokens"] == 5
 
 
+def test_a_generation_is_a_stream_in_what_it_can_ask_for(start: Start) -> None:
+    with opened(start()) as socket:
+        socket.send(chat("a", return_progress=True, stream_options={"include_usage": True}))
+        assert until(socket, "done", "error")[-1]["type"] == "done"
+        socket.send(chat("b", prompt_logprobs=1))
+        refused = until(socket, "done", "error")[-1]
+    assert (refused["status"], refused["error"]["param"]) == (400, "prompt_logprobs")
+
+
 def test_generations_run_side_by_side(start: Start) -> None:
     server = start(ScriptedEngine(script=lambda prompt: prompt.split(":")[1][:2] * 3))
     with opened(server) as socket:

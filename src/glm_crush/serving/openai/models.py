@@ -23,20 +23,36 @@ class Models:
     def __init__(self, models: ServedModels) -> None:
         self._models = models
 
-    async def list(self, _: Request) -> Response:
+    async def list(self, http: Request) -> Response:
         """Every model that can be asked."""
-        return json_response({"object": "list", "data": model_cards(self._models), "has_more": False})
+        cards = [_as_asked(http, card) for card in model_cards(self._models)]
+        ends = (
+            {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]} if cards else {"first_id": None, "last_id": None}
+        )
+        return json_response({"object": "list", "data": cards, "has_more": False, **ends})
 
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
         name = http.path_params["model_id"]
         for encoder in self._models.encoders:
             if encoder.name == name:
-                return json_response(_encoder_card(encoder))
+                return json_response(_as_asked(http, _encoder_card(encoder)))
         for model in self._models.not_loaded():
             if model.name == name:
-                return json_response(_stored_card(self._models, model))
-        return json_response(_model_card(await self._models.find(name)))
+                return json_response(_as_asked(http, _stored_card(self._models, model)))
+        return json_response(_as_asked(http, _model_card(await self._models.find(name))))
+
+
+def _as_asked(http: Request, card: dict[str, Any]) -> dict[str, Any]:
+    """The card; in Anthropic's form for its clients, whose `capabilities` are objects where ours are true or false."""
+    if "anthropic-version" not in http.headers:
+        return card
+    can = card["capabilities"].get("structured_outputs", False)
+    never = ("batch", "citations", "code_execution", "image_input", "pdf_input")
+    capabilities = {"structured_outputs": {"supported": can}, **{name: {"supported": False} for name in never}}
+    same = {name: card[name] for name in ("id", "type", "display_name", "created_at")}
+    length = card["max_model_len"]
+    return {**same, "max_input_tokens": length, "max_tokens": length, "capabilities": capabilities}
 
 
 def model_cards(models: ServedModels) -> list[dict[str, Any]]:

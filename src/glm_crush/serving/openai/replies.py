@@ -164,6 +164,8 @@ class ModelList(TypedDict):
     object: Literal["list"]
     data: list[ModelCard]
     has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 class EmbeddingRow(TypedDict):

@@ -156,7 +156,8 @@ class Connection:
                 admission.close(status)
 
     async def _stream(self, message: Chat, request_id: str) -> None:
-        request = message.request
+        # A generation here is a stream, whether it says so or not: what only whole replies hold is refused.
+        request = message.request.model_copy(update={"stream": True})
         async with self._models.use(request.model) as model:
             turn = await prepare_turn(model, turn_request(request, model))
             await self._send(server_message("started", id=message.id, request_id=request_id, model=model.name))
