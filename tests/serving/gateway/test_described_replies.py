@@ -74,6 +74,7 @@ def test_generation_is_answered_as_described(ask: Described) -> None:
 
 def test_what_is_kept_is_answered_as_described(ask: Described) -> None:
     made = ask("POST", "/v1/responses", json={"input": "Hi"})
+    ask("POST", "/v1/responses/input_tokens", json={"input": "Hi", "previous_response_id": made["id"]})
     for method, path in (("GET", "/v1/responses/{response_id}"), ("GET", "/v1/responses/{response_id}/input_items")):
         ask(method, path, response_id=made["id"])
     ask("DELETE", "/v1/responses/{response_id}", response_id=made["id"])
