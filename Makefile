@@ -8,6 +8,7 @@ MODEL ?= smollm2:135m
 HOST ?= 127.0.0.1
 PORT ?= 4600
 ARGS ?=
+SANITIZER ?= address
 
 .DEFAULT_GOAL := help
 .PHONY: proto help setup run test check format bench conformance conformance-lock docs native native-sanitize stub oracle lock clean
@@ -54,12 +55,12 @@ native: $(VENV)/.run  ## build the native core in place
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
 	@$(BIN)/cmake --build build/native -- --quiet
 
-native-sanitize: $(VENV)/.dev  ## tests of the native core under the address and undefined-behaviour sanitizers
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DGLM_SANITIZE=ON \
+native-sanitize: $(VENV)/.dev  ## tests of the native core under sanitizers (SANITIZER=address, thread)
+	$(BIN)/cmake -S . -B build/sanitize-$(SANITIZER) -G Ninja -DGLM_SANITIZE=$(SANITIZER) \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python > /dev/null
-	$(BIN)/cmake --build build/sanitize
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	    ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/kernels $(ARGS); \
+	$(BIN)/cmake --build build/sanitize-$(SANITIZER)
+	LD_PRELOAD="$$(g++ -print-file-name=lib$(subst address,a,$(subst thread,t,$(SANITIZER)))san.so) $$(g++ -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 $(BIN)/python -m pytest tests/kernels $(ARGS); \
 	    status=$$?; touch native/src/bindings.cpp; $(BIN)/cmake --build build/native -- --quiet; exit $$status
 
 stub: native  ## write the typed stub of the native core
