@@ -35,7 +35,7 @@ def main() -> None:
             if task.prompt_tokens:
                 limit = machine.int8_operations_per_second / cost(shape).prefill_operations()
             else:
-                limit = machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth)
+                limit = machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth, "int8")
             ours = Ours(file, "q4", options.threads)
             compare(ours, Llama(file, options.threads).settings(), task, options.rounds).report(target, limit)
 
