@@ -145,6 +145,11 @@ def test_a_model_whose_name_holds_slashes_is_found_by_its_path(start_server: Sta
     assert reply.json()["error"]["message"].startswith("the model 'some/where/else' is not served here")
 
 
+def test_a_path_that_ends_before_the_name_of_a_model_names_none(start_server: Start) -> None:
+    reply = httpx2.get(f"{start_server().url}/v1/models/")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_the_openapi_document_describes_replies_streams_and_errors(start_server: Start) -> None:
     document = httpx2.get(f"{start_server().url}/openapi.json").json()
     responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]

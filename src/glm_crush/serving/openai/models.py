@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from glm_crush.errors import ModelNotFoundError
 from glm_crush.serving.json_http import json_response
 from glm_crush.serving.model_pool.resident import LoadableModel
 from glm_crush.serving.served_encoder import ServedEncoder
@@ -34,6 +35,8 @@ class Models:
     async def retrieve(self, http: Request) -> Response:
         """One model; 404 if it is not served."""
         name = http.path_params["model_id"]
+        if not name:  # elsewhere the default model has no name; here it would be a card that nobody asked for
+            raise ModelNotFoundError("the path ends without a name of a model; GET /v1/models lists them")
         for encoder in self._models.encoders:
             if encoder.name == name:
                 return json_response(_as_asked(http, _encoder_card(encoder)))
