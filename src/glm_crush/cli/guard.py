@@ -22,7 +22,7 @@ _STYLES = {"redact": "bold black on green", "flag": "bold black on yellow", "blo
 
 def guard(
     ctx: typer.Context,
-    text: Annotated[str | None, typer.Argument(help="What is looked at.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What is looked at.")] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Look at this file instead; - reads standard input.")
     ] = None,

@@ -22,7 +22,9 @@ __all__ = ["perplexity"]
 def perplexity(
     ctx: typer.Context,
     model: ModelArgument,
-    file: Annotated[Path, typer.Argument(help="A text file, UTF-8.", exists=True, dir_okay=False, allow_dash=True)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A text file, UTF-8.", exists=True, dir_okay=False, allow_dash=True)
+    ],
     context: Annotated[
         int | None, typer.Option(min=16, help="Tokens of a window, whose second half is scored; default: 512.")
     ] = None,

@@ -14,7 +14,7 @@ __all__ = ["rerank"]
 
 def rerank(
     ctx: typer.Context,
-    query: Annotated[str, typer.Argument(help="What is asked.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is asked.")],
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENT", help="What may answer it.")] = None,
     model: Annotated[
         str | None,
