@@ -49,6 +49,13 @@ def test_parameters_and_thinking_reach_the_server_and_defaults_do_not(start_serv
     assert server.engine.prompts == ["user:Hi|enable_thinking=False|assistant:"]
 
 
+def test_a_conversation_is_sampled_as_a_local_one(start_server: Start) -> None:
+    server = start_server()
+    backend = RemoteBackend(Client(server.url, max_retries=0))
+    list(backend.reply(Turn(messages=HI.messages, params=backend.default_params)))
+    assert (server.engine.params[0].temperature, server.engine.params[0].top_p) == (0.7, 0.9)
+
+
 def test_the_server_is_told_what_to_do_with_a_long_conversation_and_says_what_it_did(start_server: Start) -> None:
     server = start_server()
     messages: Any = [{"role": "user", "content": f"{i}" * 400} for i in range(4)]
