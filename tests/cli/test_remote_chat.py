@@ -53,6 +53,7 @@ def test_a_conversation_is_sampled_as_a_local_one(start_server: Start) -> None:
     server = start_server()
     backend = RemoteBackend(Client(server.url, max_retries=0))
     list(backend.reply(Turn(messages=HI.messages, params=backend.default_params)))
+    backend.close()
     assert (server.engine.params[0].temperature, server.engine.params[0].top_p) == (0.7, 0.9)
 
 

@@ -49,7 +49,7 @@ class RemoteBackend:
 
     def __init__(self, client: Client, *, model: str | None = None) -> None:
         self._client = client
-        # A server does not say what its model's publisher recommends: the preset for conversations, as for a local model.
+        # A server does not say what its model's publisher recommends: the preset for conversations.
         self.default_params = SamplingParams(max_tokens=None).with_preset("chat")
         try:
             self.name = self._choose(model)
