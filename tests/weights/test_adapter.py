@@ -93,6 +93,15 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_adapter(tmp_path)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Else an engine that loads its adapters again after a crash would never come back."""
+    folder = tiny_adapter(tmp_path / "a", tiny_checkpoint("llama", tmp_path / "base"))
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_config.json").symlink_to("/proc/self/mem")  # reading its first byte is an error, for root too
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json cannot be read: "):
+        read_adapter(folder)
+
+
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_merge_adds_the_product_and_keeps_the_rest(tmp_path: Path, dtype: str) -> None:
     path = tiny_checkpoint("llama", tmp_path, dtype=dtype)

@@ -112,8 +112,11 @@ def read_adapter(path: str | Path) -> Adapter:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], Any]:
-    with path.open("rb") as file:
-        data = file.read(_MAX_CONFIG_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     try:
         config = json.loads(data, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
