@@ -146,7 +146,8 @@ struct CacheShape {
   size_t head_bytes() const { return kSpanBlocks * (key_bytes() + value_bytes() + scale_bytes()); }  // in a span
   size_t span_bytes() const { return head_bytes() * static_cast<size_t>(num_kv_heads); }
   size_t layer_bytes(int num_blocks) const { return static_cast<size_t>((num_blocks + kSpanBlocks - 1) / kSpanBlocks) * span_bytes(); }
-  CacheBlock block(uint8_t* layer, int kv_head, int index) const {
+  // Inlined everywhere: a copy compiled for one processor must not be linked into what runs on all.
+  [[gnu::always_inline]] CacheBlock block(uint8_t* layer, int kv_head, int index) const {
     const auto in_span = static_cast<size_t>(index % kSpanBlocks);
     uint8_t* head = layer + static_cast<size_t>(index / kSpanBlocks) * span_bytes() + static_cast<size_t>(kv_head) * head_bytes();
     uint8_t* keys = head + in_span * (key_bytes() + scale_bytes());
