@@ -147,7 +147,7 @@ void attention(const std::string& variant, const std::string& kv_dtype, In3<floa
   if (size(o, 1) != shape.value_dim || size(queries, 0) > kMaxTileRows) throw std::invalid_argument("o or queries have the wrong shape");
   int32_t num_blocks = 0;
   for (size_t i = 0; i < blocks.size(); ++i) num_blocks = std::max(num_blocks, blocks.data()[i] + 1);
-  AlignedBuffer<uint8_t> layer(shape.layer_bytes(num_blocks));
+  AlignedBuffer<uint8_t> layer(CacheShape::spans(num_blocks) * shape.span_bytes());
   std::memset(layer.data(), 0xff, layer.size());  // NaN wherever nothing was written
   std::vector<float> key(static_cast<size_t>(shape.key_dim));  // zero in the padding
   for (int position = 0; position < size(keys, 0); ++position)

@@ -94,8 +94,8 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   for (int width : program_.buffers) buffers_.emplace_back(tokens * static_cast<size_t>(width));
   for (const CacheLayer& layer : program_.caches) {
     cache_shapes_.push_back({options_.cache_type, layer.num_kv_heads, round_up(layer.key_dim, 4), round_up(layer.value_dim, 16)});
-    caches_.emplace_back(cache_shapes_.back().layer_bytes(options_.num_blocks));
   }
+  lay_out_cache();
   attention_caches_ = caches_of_like_attention();
   for (const Rope& rope : program_.ropes) {
     rope_tables_.push_back({std::vector<float>(tokens * rope.inv_freq.size()), std::vector<float>(tokens * rope.inv_freq.size())});
@@ -128,6 +128,19 @@ Executor::Executor(Program program, const ExecutorOptions& options)
   }
 }
 
+void Executor::lay_out_cache() {
+  if (cache_shapes_.empty()) return;
+  size_t stride = 0;
+  for (const CacheShape& shape : cache_shapes_) stride += shape.span_bytes();
+  cache_ = HugeBuffer(CacheShape::spans(options_.num_blocks) * stride);
+  size_t offset = 0;
+  for (CacheShape& shape : cache_shapes_) {
+    caches_.push_back(cache_.data() + offset);
+    offset += shape.span_bytes();
+    shape.span_stride = stride;
+  }
+}
+
 std::vector<int> Executor::caches_of_like_attention() const {
   std::vector<int> caches;
   const AttentionOp* first = nullptr;
@@ -144,11 +157,7 @@ std::vector<int> Executor::caches_of_like_attention() const {
   return caches;
 }
 
-size_t Executor::cache_bytes() const {
-  size_t total = 0;
-  for (const auto& cache : caches_) total += cache.bytes();
-  return total;
-}
+size_t Executor::cache_bytes() const { return cache_.bytes(); }
 
 size_t Executor::scratch_bytes() const {
   size_t total = queries_.size() + partials_.size() * 4 + moe_hidden_.size() * 4;
@@ -252,7 +261,7 @@ void Executor::copy_blocks(std::span<const int32_t> sources, std::span<const int
     const CacheShape& shape = cache_shapes_[layer];
     for (size_t i = 0; i < sources.size(); ++i) {
       for (int head = 0; head < shape.num_kv_heads; ++head) {
-        const CacheBlock from = shape.block(caches_[layer].data(), head, sources[i]), to = shape.block(caches_[layer].data(), head, targets[i]);
+        const CacheBlock from = shape.block(caches_[layer], head, sources[i]), to = shape.block(caches_[layer], head, targets[i]);
         std::memmove(to.keys, from.keys, shape.key_bytes());
         std::memmove(to.values, from.values, shape.value_bytes());
         std::memmove(to.scales, from.scales, shape.scale_bytes());
@@ -285,7 +294,7 @@ void Executor::each_part(std::span<const int32_t> blocks, Visit visit) {
     for (size_t layer = 0; layer < caches_.size(); ++layer) {
       const CacheShape& shape = cache_shapes_[layer];
       for (int head = 0; head < shape.num_kv_heads; ++head) {
-        const CacheBlock block = shape.block(caches_[layer].data(), head, index);
+        const CacheBlock block = shape.block(caches_[layer], head, index);
         visit(block.keys, shape.key_bytes());
         visit(block.values, shape.value_bytes());
         visit(block.scales, shape.scale_bytes());

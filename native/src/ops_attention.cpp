@@ -62,7 +62,7 @@ void StepRunner::look_ahead() {
   constexpr int kOneFetches = 18, kAllLines = 6, kSomeLines = 3;
   ahead = {};
   if (!step.ranges_ahead || attention_index >= executor.attention_caches_.size()) return;
-  ahead.base = executor.caches_[static_cast<size_t>(executor.attention_caches_[attention_index])].data();
+  ahead.base = executor.caches_[static_cast<size_t>(executor.attention_caches_[attention_index])];
   ahead.left = (*step.ranges_ahead)[static_cast<size_t>(thread)];
   ahead.lines_per_call = tokens <= kOneFetches ? kAllLines : kSomeLines;
 }
@@ -94,7 +94,7 @@ void StepRunner::rotate_and_store(const AttentionOp& op, int begin, int end) {
       if (first_block) {
         const size_t sequence = static_cast<size_t>(executor.sequence_of_token_[static_cast<size_t>(t)]);
         const int block = batch.block_tables[sequence * static_cast<size_t>(batch.max_blocks) + static_cast<size_t>(position / kBlockTokens)];
-        const CacheBlock target = shape.block(executor.caches_[static_cast<size_t>(op.cache)].data(), kv_head, block);
+        const CacheBlock target = shape.block(executor.caches_[static_cast<size_t>(op.cache)], kv_head, block);
         const float* key = turn(row(op.key, t) + kv_head * op.key_dim, op.key_norm, t);
         if (shape.key_dim != op.key_dim) {
           float* padded = scratch.row.data();
@@ -122,7 +122,7 @@ void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, cons
   const size_t all_rows = static_cast<size_t>(tokens) * static_cast<size_t>(op.num_heads);
   AttentionArgs args;
   args.shape = &shape;
-  args.layer = executor.caches_[static_cast<size_t>(op.cache)].data();
+  args.layer = executor.caches_[static_cast<size_t>(op.cache)];
   args.blocks = batch.block_tables.data() + static_cast<size_t>(tile.sequence) * static_cast<size_t>(batch.max_blocks);
   args.kv_head = tile.kv_head;
   args.chunk_begin = chunk * kChunkKeys;

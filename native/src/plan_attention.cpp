@@ -67,7 +67,7 @@ std::shared_ptr<const RangesAhead> Executor::find_ranges_ahead(const Batch& batc
   if (batch.token_ids.size() < kFewestTokens || !plan.items.empty()) return nullptr;
   const auto cache = static_cast<size_t>(attention_caches_.front());
   const CacheShape& shape = cache_shapes_[cache];
-  uint8_t* layer = const_cast<uint8_t*>(caches_[cache].data());
+  uint8_t* layer = caches_[cache];
   const auto threads = static_cast<size_t>(options_.num_threads);
   auto all = std::make_shared<RangesAhead>(threads);
   for (size_t thread = 0; thread < threads; ++thread) {

@@ -143,6 +143,7 @@ class Executor {
   void check_adapters(const Batch& batch) const;
   std::shared_ptr<const AdapterPlan> plan_adapters(const Batch& batch, bool keeps_logit_rows) const;
   void walk(int thread, uint32_t number);
+  void lay_out_cache();
   std::vector<int> caches_of_like_attention() const;
   std::shared_ptr<const std::vector<TilePlan>> plan_attention(const Batch& batch);
   std::shared_ptr<const RangesAhead> find_ranges_ahead(const Batch& batch, const TilePlan& plan) const;
@@ -154,7 +155,8 @@ class Executor {
   const KernelTable& kernels_;
   std::vector<AlignedBuffer<float>> buffers_;
   std::vector<CacheShape> cache_shapes_;
-  std::vector<HugeBuffer> caches_;
+  HugeBuffer cache_;                 // spans of all layers
+  std::vector<uint8_t*> caches_;     // each layer's first span
   std::vector<RopeTable> rope_tables_;
   std::vector<ThreadScratch> scratch_;
   std::vector<AlignedBuffer<uint8_t>> row_storage_;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace glm {
 
@@ -41,15 +42,19 @@ class AlignedBuffer {
 // Zeroed anonymous memory, in 2 MB pages where the kernel grants them; touched lazily.
 class HugeBuffer {
  public:
+  HugeBuffer() = default;
   explicit HugeBuffer(size_t bytes) : bytes_((bytes + kPage - 1) / kPage * kPage) {
     void* p = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<unsigned char*>(p);
     ::madvise(data_, bytes_, MADV_HUGEPAGE);  // a hint: without it the memory is as good, only slower
   }
-  HugeBuffer(HugeBuffer&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
-  HugeBuffer(const HugeBuffer&) = delete;
-  HugeBuffer& operator=(const HugeBuffer&) = delete;
+  HugeBuffer(HugeBuffer&& other) noexcept { *this = std::move(other); }
+  HugeBuffer& operator=(HugeBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
   ~HugeBuffer() {
     if (data_) ::munmap(data_, bytes_);
   }
