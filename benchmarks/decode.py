@@ -22,7 +22,7 @@ FIGURES = (
 
 
 def main() -> None:
-    """Print the three figures."""
+    """Print the figures."""
     options = arguments(__doc__).parse_args()
     print_header("N1: decode, SmolLM2-135M, one stream")
     machine = measure(options.threads)
