@@ -72,9 +72,6 @@ def _show(outcome: str | Rows) -> None:
 def _answer(backend: ChatBackend, conversation: Conversation, turn: Turn, out: TextIO) -> None:
     text, stats = print_reply(backend.reply(turn), out)
     conversation.answer(text)
-    if out.isatty():
-        out.write("\n")  # so that an eye finds where a reply ends
-        out.flush()
     if stats is None:
         standard_error().print("[yellow]stopped[/] [dim](/retry answers again)[/]")
     elif stats.finish_reason == "length":
@@ -83,6 +80,9 @@ def _answer(backend: ChatBackend, conversation: Conversation, turn: Turn, out: T
         standard_error().print(stats.context_note, style="yellow", markup=False)
     if stats is not None and conversation.verbose:
         print_stats(stats)
+    if out.isatty():
+        out.write("\n")  # so that an eye finds where a reply ends
+        out.flush()
 
 
 def _read_message(read_line: ReadLine) -> str:
