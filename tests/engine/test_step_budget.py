@@ -74,7 +74,7 @@ def test_no_gap_of_a_running_stream_exceeds_the_limit_while_a_long_prompt_comes_
         gaps.append(clock.now - before)
         num_steps += 1
     assert max(gaps) <= 0.15  # the first chunk too, before which only single tokens had been measured
-    assert sum(gaps) / len(gaps) > 0.045  # and no time is wasted on chunks that are too small
+    assert sum(gaps) / len(gaps) > 0.06  # and no time is wasted on chunks that are too small
     engine.abort("stream")
 
 

@@ -15,9 +15,8 @@ from glm_crush.engine.scheduler import Scheduler
 
 __all__ = ["StepBudget"]
 
-# A step that goes over is a gap that somebody sees; one that stays under is only a little less efficient. On a shared
-# machine the same step takes twice as long now and then.
-_SAFETY = 0.5
+# A step that goes over is a gap that somebody sees; one that stays under is only a little less efficient.
+_SAFETY = 0.55
 _SMALLEST_CHUNK = 16  # less would hardly move a prompt on, however slow the machine is
 _FIRST_CHUNK = 64  # before anything has been measured
 _MOST_GROWTH = 2  # from step to step: the first chunks of a prompt are the cheapest
