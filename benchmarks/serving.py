@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import roofline
 from harness import Spread, arguments, print_header
@@ -51,16 +51,12 @@ def operations(workload: Workload) -> float:
 
 
 def alternate(
-    servers: Sequence[Server], workloads: Sequence[Workload], peaks: list[float] | None = None, threads: int = 0
+    servers: Sequence[Server], workloads: Sequence[Workload], before_round: Callable[[], None] = lambda: None
 ) -> dict[str, list[LoadResult]]:
-    """Every workload on every server; the order changes from round to round.
-
-    `peaks`: gets the machine's peak, in int8 operations per second, as it is before each round.
-    """
+    """Every workload on every server; the order changes from round to round."""
     results: dict[str, list[LoadResult]] = {server.name: [] for server in servers}
     for number, workload in enumerate(workloads):
-        if peaks is not None:
-            peaks.append(roofline.measure(threads).int8_operations_per_second)
+        before_round()
         for server in servers if number % 2 == 0 else servers[::-1]:
             results[server.name].append(server(workload))
     return results
@@ -121,21 +117,26 @@ def main() -> None:
 def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | None) -> None:
     """The tables, with or without vLLM."""
     for clients in options.clients or TARGETS if "clients" in parts else ():
-        # llama-server's slots are fixed at its start, so it is started anew for each number of clients
-        with started(options, clients, 256, vllm) as servers:
-            alternate(servers, [clients_workload(clients, -1)])  # warms up
-            workloads = [clients_workload(clients, number) for number in range(options.rounds)]
-            target, best_target = TARGETS.get(clients, (2.0, 2.0))
-            peaks: list[float] = []
-            results = alternate(servers, workloads, peaks, options.threads)
-            report(workloads[0], results, target, best_target)
-            limits = [peak / operations(workloads[0]) for peak in peaks]
-            reached = ratio([result.tokens_per_second for result in next(iter(results.values()))], limits)
-            print(f"  physical limit {Spread.of(limits)} tok/s, reached {reached} of it\n", flush=True)
+        measure_clients(options, clients, vllm)
     if "prefix" in parts:
         measure_prefix(options, vllm)
     if "shapes" in parts:
         measure_shapes(options)
+
+
+def measure_clients(options: argparse.Namespace, clients: int, vllm: Server | None) -> None:
+    """The table of one number of clients: llama-server's slots are fixed at its start, so all are started anew."""
+    peaks: list[float] = []
+    with started(options, clients, 256, vllm) as servers:
+        alternate(servers, [clients_workload(clients, -1)])  # warms up
+        workloads = [clients_workload(clients, number) for number in range(options.rounds)]
+        results = alternate(
+            servers, workloads, lambda: peaks.append(roofline.measure(options.threads).int8_operations_per_second)
+        )
+    report(workloads[0], results, *TARGETS.get(clients, (2.0, 2.0)))
+    limits = [peak / operations(workloads[0]) for peak in peaks]
+    reached = ratio([result.tokens_per_second for result in next(iter(results.values()))], limits)
+    print(f"  physical limit {Spread.of(limits)} tok/s, reached {reached} of it\n", flush=True)
 
 
 def measure_prefix(options: argparse.Namespace, vllm: Server | None) -> None:
