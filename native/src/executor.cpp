@@ -198,7 +198,7 @@ void Executor::check(const Batch& b, size_t num_rows) const {
     for (int t = begin; t < end; ++t) {
       if (b.positions[t] != context - (end - t)) refuse("positions[" + number(t) + "] does not follow from context_lens");
     }
-    const int blocks = (context + kBlockTokens - 1) / kBlockTokens;
+    const int blocks = blocks_of(context);
     if (blocks > b.max_blocks) refuse("block_tables has " + number(b.max_blocks) + " columns; " + number(blocks) + " are needed");
     for (int i = 0; i < blocks; ++i) {
       const int block = b.block_tables[s * static_cast<size_t>(b.max_blocks) + static_cast<size_t>(i)];

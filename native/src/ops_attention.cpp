@@ -136,7 +136,7 @@ void StepRunner::attend(const AttentionOp& op, const Tile& tile, int chunk, cons
   args.o = o;
   args.scores = scratch.scores.data();
   if (next) {
-    const int first = next_chunk * kSpanBlocks, blocks = (batch.context_lens[static_cast<size_t>(next->sequence)] + kBlockTokens - 1) / kBlockTokens;
+    const int first = next_chunk * kSpanBlocks, blocks = blocks_of(batch.context_lens[static_cast<size_t>(next->sequence)]);
     args.next_blocks = batch.block_tables.data() + static_cast<size_t>(next->sequence) * static_cast<size_t>(batch.max_blocks) + first;
     args.num_next_blocks = std::min(kSpanBlocks, blocks - first);
     args.next_kv_head = next->kv_head;

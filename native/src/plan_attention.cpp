@@ -85,7 +85,7 @@ std::shared_ptr<const RangesAhead> Executor::find_ranges_ahead(const Batch& batc
       sequence = tile.sequence;
       kv_head = tile.kv_head;
       const int32_t* blocks = batch.block_tables.data() + static_cast<size_t>(sequence) * static_cast<size_t>(batch.max_blocks);
-      const int num_blocks = (batch.context_lens[static_cast<size_t>(sequence)] + kBlockTokens - 1) / kBlockTokens;
+      const int num_blocks = blocks_of(batch.context_lens[static_cast<size_t>(sequence)]);
       for (int begin = 0; begin < num_blocks; begin += kSpanBlocks) {  // a chunk's keys, then its values
         const int end = std::min(num_blocks, begin + kSpanBlocks);
         for (int b = begin; b < end; ++b) add(shape.block(layer, kv_head, blocks[b]).keys, shape.key_bytes() + shape.scale_bytes());

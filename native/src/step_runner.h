@@ -10,6 +10,9 @@ namespace glm {
 
 inline constexpr size_t kPhasesPerOp = 6;  // at most
 
+// Cache blocks that so many tokens take.
+constexpr int blocks_of(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Heads of one kv head that share a tile: at most kMaxTileRows, so that one token's heads fit.
