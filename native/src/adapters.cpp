@@ -134,8 +134,8 @@ void StepRunner::adapter_down(const LinearOp& op, const AdapterRows& rows) {
         const int r = i / parts, stop = std::min(end, (r + 1) * parts);
         const int first = linear.rank * (i % parts) / parts, last = linear.rank * (stop - r * parts) / parts;
         const float* x = normalised(row(op.input, rows.tokens[static_cast<size_t>(r)]), op.norm, op.input.width);
-        float* hidden = memory.hidden.data() + static_cast<size_t>(r) * memory.hidden_stride;
-        kernels.dot_rows(x, linear.a.data() + static_cast<size_t>(first) * static_cast<size_t>(op.input.width), last - first, op.input.width, hidden + first);
+        float* hidden = memory.hidden.data() + static_cast<size_t>(r) * memory.hidden_stride + first;
+        kernels.dot_rows(&x, 1, linear.a.data() + static_cast<size_t>(first) * static_cast<size_t>(op.input.width), last - first, op.input.width, &hidden);
         i = stop;
       }
     }

@@ -125,8 +125,14 @@ void rope(const std::string& variant, Out1<float> x, In1<float> cos, In1<float> 
   select_kernels(variant.c_str()).rope(x.data(), cos.data(), sin.data(), 2 * size(cos, 0), interleaved);
 }
 
-void dot_rows(const std::string& variant, In1<float> x, In2<float> w, Out1<float> out) {
-  select_kernels(variant.c_str()).dot_rows(x.data(), w.data(), size(w, 0), size(x, 0), out.data());
+void dot_rows(const std::string& variant, In2<float> x, In2<float> w, Out2<float> out) {
+  std::vector<const float*> from;
+  std::vector<float*> to;
+  for (size_t i = 0; i < x.shape(0); ++i) {
+    from.push_back(x.data() + i * x.shape(1));
+    to.push_back(out.data() + i * out.shape(1));
+  }
+  select_kernels(variant.c_str()).dot_rows(from.data(), size(x, 0), w.data(), size(w, 0), size(x, 1), to.data());
 }
 
 // The sampler's passes over a vocabulary: maxima of blocks, and the sum of exp((logit - max) * inverse_temperature).

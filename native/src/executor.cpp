@@ -107,7 +107,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     scratch.scores = AlignedBuffer<float>(kMaxTileRows * kChunkKeys);
     scratch.partial = AlignedBuffer<float>(static_cast<size_t>(kMaxTileRows) * static_cast<size_t>(needs.value_dim + 4) * 2);
     scratch.rows = carve_rows(row_storage_, 1, static_cast<size_t>(widest_), 1);
-    scratch.normalised = AlignedBuffer<float>(static_cast<size_t>(widest_));
+    scratch.normalised = AlignedBuffer<float>(kScoredTokens * static_cast<size_t>(widest_));
     scratch_.push_back(std::move(scratch));
   }
   for (size_t i = 0; i < (program_.ops.size() + 2) * kPhasesPerOp; ++i) phases_.emplace_back(options_.num_threads);

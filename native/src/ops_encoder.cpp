@@ -86,8 +86,8 @@ void StepRunner::execute(const OutputOp& op) {
     for (int r = begin; r < end; ++r) {
       const float* from = row(op.input, only_logit_rows ? r : batch.logit_rows[static_cast<size_t>(r)]);
       float* out = step.logits + static_cast<size_t>(r) * width;
-      float square = 0.0f;
-      if (op.normalize) kernels.dot_rows(from, from, 1, op.input.width, &square);
+      float square = 0.0f, *squared = &square;
+      if (op.normalize) kernels.dot_rows(&from, 1, from, 1, op.input.width, &squared);
       const float length = op.normalize ? std::max(std::sqrt(square), 1e-12f) : 1.0f;
       for (size_t i = 0; i < width; ++i) out[i] = from[i] / length;
     }

@@ -9,6 +9,8 @@
 namespace glm {
 namespace {
 
+constexpr int kStreamedTokens = 8;  // of an expert: more take longer to compute than to read it
+
 void softmax(float* x, int n) {
   float top = x[0];
   for (int i = 1; i < n; ++i) top = std::max(top, x[i]);
@@ -52,10 +54,7 @@ void StepRunner::execute(const MoeOp& op) {
 void StepRunner::route(const MoeOp& op) {
   const Rows rows = with_columns(executor.shared_rows_, op.gate_up.cols);
   const auto prepare = kernels.prepare_row[static_cast<int>(op.gate_up.format)];
-  const auto score = [&](const float* x, int token, int begin, int end) {
-    kernels.dot_rows(x, op.router + static_cast<size_t>(begin) * static_cast<size_t>(op.input.width), end - begin, op.input.width,
-                     executor.router_scores_.data() + static_cast<size_t>(token) * static_cast<size_t>(op.num_experts) + begin);
-  };
+  const auto scores_of = [&](int token) { return executor.router_scores_.data() + static_cast<size_t>(token) * static_cast<size_t>(op.num_experts); };
   if (tokens == 1) {
     // The router is the work here: split its experts; who takes part normalises for itself.
     bool ready = false;
@@ -63,20 +62,34 @@ void StepRunner::route(const MoeOp& op) {
       if (!ready) kernels.rms_norm(row(op.input, 0), op.norm.weight, op.norm.eps, op.input.width, scratch.normalised.data());
       ready = true;
       if (begin == 0) prepare(scratch.normalised.data(), op.input.width, rows, 0);
-      score(scratch.normalised.data(), 0, begin, end);
+      const float* x = scratch.normalised.data();
+      float* scores = scores_of(0) + begin;
+      kernels.dot_rows(&x, 1, op.router + static_cast<size_t>(begin) * static_cast<size_t>(op.input.width), end - begin, op.input.width, &scores);
     });
   }
   share_out(tokens, kEvenParts, [&](int begin, int end) {
-    for (int t = begin; t < end; ++t) {
-      if (tokens > 1) {
-        const float* x = normalised(row(op.input, t), op.norm, op.input.width);
-        prepare(x, op.input.width, rows, t);
-        score(x, t, 0, op.num_experts);
-      }
-      choose_experts(op, t);
-    }
+    if (tokens > 1) score_tokens(op, rows, begin, end);
+    for (int t = begin; t < end; ++t) choose_experts(op, t);
   });
   share_out(1, 1, [&](int, int) { sort_by_expert(op); });
+}
+
+// A few tokens at a time, since a router's weights are larger than the first cache.
+void StepRunner::score_tokens(const MoeOp& op, const Rows& rows, int begin, int end) {
+  const auto prepare = kernels.prepare_row[static_cast<int>(op.gate_up.format)];
+  const float* x[Executor::kScoredTokens];
+  float* scores[Executor::kScoredTokens];
+  for (int first = begin; first < end; first += Executor::kScoredTokens) {
+    const int count = std::min(end - first, Executor::kScoredTokens);
+    for (int i = 0; i < count; ++i) {
+      float* normalised = scratch.normalised.data() + static_cast<size_t>(i) * static_cast<size_t>(op.input.width);
+      kernels.rms_norm(row(op.input, first + i), op.norm.weight, op.norm.eps, op.input.width, normalised);
+      prepare(normalised, op.input.width, rows, first + i);
+      x[i] = normalised;
+      scores[i] = executor.router_scores_.data() + static_cast<size_t>(first + i) * static_cast<size_t>(op.num_experts);
+    }
+    kernels.dot_rows(x, count, op.router, op.num_experts, op.input.width, scores);
+  }
 }
 
 void StepRunner::choose_experts(const MoeOp& op, int token) {
@@ -173,7 +186,9 @@ void StepRunner::run_down(const MoeOp& op) {
   });
   const auto kernel = kernels.matmul[static_cast<int>(op.down.format)];
   const auto& start = executor.expert_start_;
-  share_out(op.down.panels / 2, tokens == 1 ? kStreamParts : kManyParts, [&](int first_pair, int last_pair) {
+  // Where an expert has few tokens its weights come from memory, which is slow in small pieces.
+  const bool streams = tokens * op.top_k < kStreamedTokens * op.num_experts;
+  share_out(op.down.panels / 2, streams ? kStreamParts : kManyParts, [&](int first_pair, int last_pair) {
     for (int e = 0; e < op.num_experts; ++e) {
       const int begin = start[static_cast<size_t>(e)], count = start[static_cast<size_t>(e) + 1] - begin;
       if (count == 0) continue;

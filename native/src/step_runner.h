@@ -118,6 +118,7 @@ class StepRunner {
 
   // ops_moe.cpp
   void route(const MoeOp& op);
+  void score_tokens(const MoeOp& op, const Rows& rows, int begin, int end);
   void choose_experts(const MoeOp& op, int token);
   void sort_by_expert(const MoeOp& op);
   void run_gate_up(const MoeOp& op);

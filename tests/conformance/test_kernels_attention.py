@@ -215,13 +215,14 @@ def test_rope_matches_numpy_and_leaves_the_rest_alone(variant, interleaved, half
 @pytest.mark.parametrize("n", [3, 16, 50, 576])
 def test_router_scores_match_numpy(variant, n):
     rng = np.random.default_rng(n)
-    x, w, out = (
-        rng.normal(size=n).astype(np.float32),
-        rng.normal(size=(9, n)).astype(np.float32),
-        np.empty(9, np.float32),
-    )
+    x, w = rng.normal(size=(7, n)).astype(np.float32), rng.normal(size=(9, n)).astype(np.float32)
+    out = np.empty((7, 9), np.float32)
     kernels.dot_rows(variant, x, w, out)
-    np.testing.assert_allclose(out, w.astype(np.float64) @ x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out, x.astype(np.float64) @ w.T, rtol=1e-5, atol=1e-5)
+    for i, row in enumerate(x):
+        alone = np.empty((1, 9), np.float32)
+        kernels.dot_rows(variant, row[None], w, alone)
+        np.testing.assert_array_equal(alone[0], out[i])  # whoever else is scored with it
 
 
 @variants

@@ -124,12 +124,13 @@ class Executor {
   friend class StepRunner;
 
   struct RopeTable { std::vector<float> cos, sin; };  // [max_tokens, rotary_dim / 2]
+  static constexpr int kScoredTokens = 8;  // whose experts are chosen together
   struct ThreadScratch {
     AlignedBuffer<float> row;        // widest activation row
     AlignedBuffer<float> scores;     // [kMaxTileRows, kChunkKeys]
     AlignedBuffer<float> partial;    // one (m, l, o) chunk of a tile
     Rows rows;                       // one prepared row, private to the thread
-    AlignedBuffer<float> normalised; // the row it was made from (mixture of experts)
+    AlignedBuffer<float> normalised; // the row it was made from, or kScoredTokens of them (mixture of experts)
     SamplerScratch sampler;
     std::vector<float> choice;       // router scores with bias
     std::vector<int32_t> order;      // experts by score; later the fill position of each expert

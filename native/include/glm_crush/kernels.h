@@ -213,8 +213,8 @@ struct KernelTable {
 
   void (*attention_chunk)(const AttentionArgs&);
 
-  // Router scores: out[e] = x . w[e], e in [0, num_experts), float32, sixteen partial sums then a fixed tree.
-  void (*dot_rows)(const float* x, const float* w, int num_rows, int n, float* out);
+  // out[i][r] = x[i] . w[r] (router scores among them), float32, sixteen partial sums then a fixed tree.
+  void (*dot_rows)(const float* const* x, int num_x, const float* w, int num_rows, int n, float* const* out);
 
   // Largest logit of each block of kVocabularyBlock tokens into `maxima`; returns the largest of all. NaN counts
   // as -infinity.

@@ -15,14 +15,45 @@ GLM_INLINE __m512 load_values(const float* x, int at, int n) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << std::max(0, n - at)) - 1u), x + at);
 }
 
+constexpr int kGroupsAtOnce = 4;  // folded together; the last time there may be two, for groups come in pairs
+
+GLM_INLINE __mmask8 used_groups(int first, int num_groups) { return num_groups - first >= kGroupsAtOnce ? 15 : 3; }
+
+// The largest of each vector's lanes, one after the other.
+GLM_INLINE __m128 maxima_of(const __m512 (&v)[kGroupsAtOnce]) {
+  __m256 eight[kGroupsAtOnce];
+#pragma GCC unroll 4
+  for (int i = 0; i < kGroupsAtOnce; ++i) {
+    eight[i] = _mm256_max_ps(_mm512_castps512_ps256(v[i]), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v[i]), 1)));
+  }
+  const __m256 ab = _mm256_max_ps(_mm256_unpacklo_ps(eight[0], eight[1]), _mm256_unpackhi_ps(eight[0], eight[1]));
+  const __m256 cd = _mm256_max_ps(_mm256_unpacklo_ps(eight[2], eight[3]), _mm256_unpackhi_ps(eight[2], eight[3]));
+  const __m256 abcd = _mm256_max_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  return _mm_max_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+}
+
+// The sum of each vector's 32 bytes, one after the other.
+GLM_INLINE __m128i sums_of(const __m256i (&v)[kGroupsAtOnce]) {
+  const __m256i ones = _mm256_set1_epi8(1);
+  __m256i eight[kGroupsAtOnce];
+#pragma GCC unroll 4
+  for (int i = 0; i < kGroupsAtOnce; ++i) eight[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), ones, v[i]);
+  const __m256i four = _mm256_hadd_epi32(_mm256_hadd_epi32(eight[0], eight[1]), _mm256_hadd_epi32(eight[2], eight[3]));
+  return _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+}
+
 // Largest magnitude of each group into `maxima`, and of the row as the result.
 inline float group_maxima(const float* x, int n, int num_groups, float* maxima) {
   __m512 row = _mm512_setzero_ps();
-  for (int g = 0; g < num_groups; ++g) {
-    const __m512 low = _mm512_abs_ps(load_values(x, g * kGroup, n)), high = _mm512_abs_ps(load_values(x, g * kGroup + 16, n));
-    const __m512 both = _mm512_max_ps(low, high);
-    row = _mm512_max_ps(row, both);
-    maxima[g] = _mm512_reduce_max_ps(both);
+  for (int first = 0; first < num_groups; first += kGroupsAtOnce) {
+    __m512 both[kGroupsAtOnce];
+#pragma GCC unroll 4
+    for (int i = 0; i < kGroupsAtOnce; ++i) {
+      const int at = (first + i) * kGroup;
+      both[i] = _mm512_max_ps(_mm512_abs_ps(load_values(x, at, n)), _mm512_abs_ps(load_values(x, at + 16, n)));
+      row = _mm512_max_ps(row, both[i]);
+    }
+    _mm_mask_storeu_ps(maxima + first, used_groups(first, num_groups), maxima_of(both));
   }
   return _mm512_reduce_max_ps(row);
 }
@@ -59,15 +90,26 @@ void prepare_integer_row_wide(const float* x, int n, const Rows& rows, int row) 
   const bool is_zero = row_max < kSmallestMaximum;
   rows.scale[row] = is_zero ? 0.0f : row_max / 127.0f * 0x1p-15f;
   group_factors(is_zero ? 1.0f : row_max, is_zero ? 0.0f : 127.0f / row_max, num_groups, factor, sum);
-  for (int g = 0; g < num_groups; ++g) {
-    const __m512 multiplier = _mm512_set1_ps(sum[g]);
-    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(load_values(x, g * kGroup, n), multiplier));
-    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(load_values(x, g * kGroup + 16, n), multiplier));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + g * kGroup), _mm512_cvtepi32_epi8(low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + g * kGroup + 16), _mm512_cvtepi32_epi8(high));
-    const int total = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-    init[g] = -kZero * total;
-    sum[g] = factor[g] * static_cast<float>(total);
+  for (int first = 0; first < num_groups; first += kGroupsAtOnce) {
+    __m256i codes[kGroupsAtOnce];
+#pragma GCC unroll 4
+    for (int i = 0; i < kGroupsAtOnce; ++i) {
+      const int at = (first + i) * kGroup;
+      if (i >= 2 && first + i >= num_groups) {
+        codes[i] = _mm256_setzero_si256();
+        continue;
+      }
+      const __m512 multiplier = _mm512_set1_ps(sum[first + i]);
+      const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(load_values(x, at, n), multiplier));
+      const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(load_values(x, at + 16, n), multiplier));
+      codes[i] = _mm256_set_m128i(_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(low));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + at), codes[i]);
+    }
+    const __mmask8 used = used_groups(first, num_groups);
+    const __m128i totals = sums_of(codes);
+    _mm_mask_storeu_epi32(init + first, used, _mm_mullo_epi32(totals, _mm_set1_epi32(-kZero)));
+    const __m128 factors = _mm_maskz_loadu_ps(used, factor + first);
+    _mm_mask_storeu_ps(sum + first, used, _mm_mul_ps(factors, _mm_cvtepi32_ps(totals)));
   }
 }
 

@@ -123,16 +123,44 @@ void lookup_row(const uint8_t* panels, int cols, int row, int n, float scale, fl
   for (int column = 0; column < n; ++column) out[column] = packed_value<F>(panel, row % kPanelRows, column) * scale;
 }
 
-// sum of a[i] * b[i]: sixteen partial sums by i % 16, then a fixed tree.
-inline float dot(const float* a, const float* b, int n) {
-  Floats partial[kPieces] = {};
-  int i = 0;
-  for (; i + kPanelRows <= n; i += kPanelRows)
-    for (int p = 0; p < kPieces; ++p) partial[p] += load<Floats>(a + i + p * kLanes) * load<Floats>(b + i + p * kLanes);
+// What is left of a dot product where n is no multiple of sixteen.
+inline float dot_end(const float* a, const float* b, int i, int n, const Floats (&partial)[kPieces]) {
   float sums[kPanelRows];
   std::memcpy(sums, partial, sizeof sums);
   for (int lane = 0; i < n; ++i, ++lane) sums[lane] += a[i] * b[i];
   return add_lanes(sums, kPanelRows);
+}
+
+// out[x][y] = sum of a[x][i] * b[y][i]: sixteen partial sums by i % 16, then a fixed tree. Many at a time, since each
+// addition waits for the one before it, and what is loaded serves all.
+template <int A, int B>
+GLM_INLINE void dot_tile(const float* const (&a)[A], const float* const (&b)[B], int n, float (&out)[A][B]) {
+  Floats partial[A][B][kPieces] = {};
+  int i = 0;
+  for (; i + kPanelRows <= n; i += kPanelRows) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPieces; ++p) {
+      Floats second[B];
+#pragma GCC unroll 4
+      for (int y = 0; y < B; ++y) second[y] = load<Floats>(b[y] + i + p * kLanes);
+#pragma GCC unroll 4
+      for (int x = 0; x < A; ++x) {
+        const Floats first = load<Floats>(a[x] + i + p * kLanes);
+#pragma GCC unroll 4
+        for (int y = 0; y < B; ++y) partial[x][y][p] += first * second[y];
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int x = 0; x < A; ++x)
+#pragma GCC unroll 4
+    for (int y = 0; y < B; ++y) out[x][y] = i == n ? add_pieces(partial[x][y]) : dot_end(a[x], b[y], i, n, partial[x][y]);
+}
+
+inline float dot(const float* a, const float* b, int n) {
+  float out[1][1];
+  dot_tile<1, 1>({a}, {b}, n, out);
+  return out[0][0];
 }
 
 // Zhang & Sennrich 2019.
@@ -141,8 +169,19 @@ inline void rms_norm(const float* x, const float* weight, float eps, int n, floa
   for (int i = 0; i < n; ++i) out[i] = x[i] * inverse * weight[i];
 }
 
-inline void dot_rows(const float* x, const float* w, int num_rows, int n, float* out) {
-  for (int row = 0; row < num_rows; ++row) out[row] = dot(x, w + static_cast<size_t>(row) * static_cast<size_t>(n), n);
+inline void dot_rows(const float* const* x, int num_x, const float* w, int num_rows, int n, float* const* out) {
+  constexpr int kTokens = kLanes == 16 ? 4 : kLanes == 8 ? 2 : 1, kRows = kLanes == 16 ? 4 : 2;  // as registers allow
+  for_tiles<kRows>(num_rows, [&]<int Rows>(int first_row) {
+    const float* rows[Rows];
+    for (int r = 0; r < Rows; ++r) rows[r] = w + static_cast<size_t>(first_row + r) * static_cast<size_t>(n);
+    for_tiles<kTokens>(num_x, [&]<int Tokens>(int first) {
+      const float* tokens[Tokens];
+      for (int t = 0; t < Tokens; ++t) tokens[t] = x[first + t];
+      float sums[Tokens][Rows];
+      dot_tile<Tokens, Rows>(tokens, rows, n, sums);
+      for (int t = 0; t < Tokens; ++t) std::copy_n(sums[t], Rows, out[first + t] + first_row);
+    });
+  });
 }
 
 inline void rope(float* x, const float* cos, const float* sin, int rotary_dim, bool interleaved) {

@@ -170,6 +170,25 @@ inline float add_lanes(const float* lanes, int count) {
   return sum[0];
 }
 
+// The same for what lies in vectors, sixteen lanes in all: the tree is that of add_lanes, in registers where it can be.
+inline float add_pieces(const Floats (&pieces)[kPieces]) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(pieces[0]), 1));
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(pieces[0]), high);
+#else
+  const __m256 eight = pieces[0] + pieces[1];
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  float lanes[kPanelRows];
+  std::memcpy(lanes, pieces, sizeof lanes);
+  return add_lanes(lanes, kPanelRows);
+#endif
+}
+
 // Calls body<size>(begin) for runs of Tile items and then for what is left, each size compiled on its own.
 template <int Tile, class Body>
 GLM_INLINE void for_tiles(int count, const Body& body, int begin = 0) {
