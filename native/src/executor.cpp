@@ -120,6 +120,7 @@ Executor::Executor(Program program, const ExecutorOptions& options)
     expert_ids_.resize(slots);
     expert_weights_.resize(slots);
     expert_start_.resize(static_cast<size_t>(needs.experts) + 1);
+    expert_work_.resize(static_cast<size_t>(needs.experts) + 1);
     slot_token_.resize(slots);
     slot_index_.resize(slots);
     slot_weight_.resize(slots);

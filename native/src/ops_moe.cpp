@@ -9,7 +9,7 @@
 namespace glm {
 namespace {
 
-constexpr int kStreamedTokens = 8;  // of an expert: more take longer to compute than to read it
+constexpr int kStreamedTokens = 8;  // of an expert take as long to compute as it takes to read
 
 void softmax(float* x, int n) {
   float top = x[0];
@@ -133,7 +133,11 @@ void StepRunner::sort_by_expert(const MoeOp& op) {
   const int slots = tokens * op.top_k;
   std::fill(start.begin(), start.begin() + op.num_experts + 1, 0);
   for (int i = 0; i < slots; ++i) ++start[static_cast<size_t>(executor.expert_ids_[static_cast<size_t>(i)]) + 1];
-  for (int e = 0; e < op.num_experts; ++e) start[static_cast<size_t>(e) + 1] += start[static_cast<size_t>(e)];
+  auto& work = executor.expert_work_;
+  for (size_t e = 0; e < static_cast<size_t>(op.num_experts); ++e) {
+    work[e + 1] = work[e] + (start[e + 1] ? start[e + 1] + kStreamedTokens : 0);
+    start[e + 1] += start[e];
+  }
   auto& next = scratch.order;
   next.assign(start.begin(), start.begin() + op.num_experts);
   for (int i = 0; i < slots; ++i) {
@@ -149,8 +153,7 @@ void StepRunner::run_gate_up(const MoeOp& op) {
   const auto& start = executor.expert_start_;
   const int pairs = op.gate_up.panels / 2;
   const auto run = [&](int expert, int first_pair, int last_pair) {
-    const int begin = start[static_cast<size_t>(expert)], count = start[static_cast<size_t>(expert) + 1] - begin;
-    if (count == 0 || first_pair >= last_pair) return;
+    const int begin = start[static_cast<size_t>(expert)];
     MatmulArgs args;
     args.panels = op.gate_up.data + static_cast<size_t>(expert) * op.gate_up.expert_stride;
     args.cols = op.gate_up.cols;
@@ -158,7 +161,7 @@ void StepRunner::run_gate_up(const MoeOp& op) {
     args.panel_begin = 2 * first_pair;
     args.panel_end = 2 * last_pair;
     args.a = with_columns(executor.shared_rows_, op.gate_up.cols);
-    args.num_tokens = count;
+    args.num_tokens = start[static_cast<size_t>(expert) + 1] - begin;
     args.in_rows = executor.slot_token_.data() + begin;
     args.out_rows = executor.slot_index_.data() + begin;
     args.out = executor.moe_hidden_.data();
@@ -166,12 +169,18 @@ void StepRunner::run_gate_up(const MoeOp& op) {
     args.epilogue = op.activation;
     kernel(args);
   };
-  // The panels of all touched experts in a row, cut evenly.
+  // The pairs of panels of all experts in a row, each as long as it is work, cut evenly: whoever has a pair's front does
+  // it. The number of parts must not depend on what was routed, which a thread that comes late no longer finds.
   const int chosen = tokens == 1 ? op.top_k : op.num_experts;
   share_out(chosen * pairs, tokens == 1 ? kStreamParts : Phase::kChunksPerThread, [&](int begin, int end) {
-    for (int i = begin / pairs; i * pairs < end; ++i) {
-      const int expert = tokens == 1 ? executor.expert_ids_[static_cast<size_t>(i)] : i;
-      run(expert, std::max(begin - i * pairs, 0), std::min(end - i * pairs, pairs));
+    const int32_t* work = executor.expert_work_.data();
+    const auto position = [&](int part) { return static_cast<long>(part) * work[op.num_experts] / chosen; };
+    const int first = static_cast<int>(std::upper_bound(work, work + op.num_experts, position(begin) / pairs) - work) - 1;
+    for (int e = first; e < op.num_experts && static_cast<long>(work[e]) * pairs < position(end); ++e) {
+      const long each = work[e + 1] - work[e];
+      if (each == 0) continue;
+      const auto pairs_before = [&](long at) { return static_cast<int>(std::clamp((at - static_cast<long>(work[e]) * pairs + each - 1) / each, 0L, static_cast<long>(pairs))); };
+      if (pairs_before(position(begin)) < pairs_before(position(end))) run(e, pairs_before(position(begin)), pairs_before(position(end)));
     }
   });
 }

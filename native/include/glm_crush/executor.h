@@ -176,6 +176,7 @@ class Executor {
   // mixture of experts
   std::vector<float> router_scores_;
   std::vector<int32_t> expert_ids_, expert_start_, slot_token_, slot_index_;
+  std::vector<int32_t> expert_work_;  // of all experts before one, in tokens: to read its weights counts as some
   std::vector<float> expert_weights_, slot_weight_;
   std::vector<float> moe_hidden_;        // [max_tokens * top_k, intermediate]
   Rows moe_rows_;

@@ -166,6 +166,7 @@ inline float dot(const float* a, const float* b, int n) {
 // Zhang & Sennrich 2019.
 inline void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
   const float inverse = 1.0f / std::sqrt(dot(x, x, n) / static_cast<float>(n) + eps);
+#pragma GCC ivdep  // `out` may be `x`
   for (int i = 0; i < n; ++i) out[i] = x[i] * inverse * weight[i];
 }
 
