@@ -43,10 +43,12 @@ class Parsed:
         return [json.loads(arguments) for _, arguments in self.calls]
 
 
-def parser(tools: Iterable[Any] = (), start: StartState = "answer", **options: Any) -> ReplyParser:
+def parser(
+    tools: Iterable[Any] = (), start: StartState = "answer", *, markers: ReplyMarkers = MARKERS, **options: Any
+) -> ReplyParser:
     schemas: dict[str, ToolSchema] = tool_schemas(list(tools))
     return ReplyParser(
-        MARKERS,
+        markers,
         lambda: IncrementalDetokenizer(TOKENIZER, skip_special_tokens=True),
         start=start,
         tools=schemas,

@@ -155,6 +155,7 @@ class ReplyFormat:
             start=self.start_state(prompt_token_ids),
             tools=wish.callable,
             answer_may_be_call=bool(wish.callable) and self.markers.tool_format is None,
+            calls_are_held=wish.must_call or self.markers.tool_format is not None,
         )
 
 

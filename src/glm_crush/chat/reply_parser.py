@@ -29,6 +29,8 @@ class ReplyParser:
         start: where the reply begins, see `ReplyMarkers.start_state`.
         tools: what the request declared and may be called; none = calls are not looked for.
         answer_may_be_call: the answer may be one JSON call without tags: for models that have none.
+        calls_are_held: a grammar lets a call that has begun become none but one to a declared tool, so that one which
+            was cut off is never text.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ReplyParser:
         start: StartState = "open",
         tools: Mapping[str, ToolSchema] | None = None,
         answer_may_be_call: bool = False,
+        calls_are_held: bool = False,
     ) -> None:
         self.num_calls = 0
         self._markers = markers
@@ -49,6 +52,7 @@ class ReplyParser:
         self._reasoning, self._content = TrimmedText(), TrimmedText()
         self._call: ToolCall | None = None
         self._answer_may_be_call = answer_may_be_call
+        self._calls_are_held = calls_are_held
         self._ends_in_call = False
 
     @property
@@ -81,7 +85,7 @@ class ReplyParser:
             yield ReplyPart("reasoning", self._section.add(self._reasoning.push(text)))
         elif self._answer_may_be_call:
             self._answer_may_be_call = False  # only its beginning is
-            self._call = JsonToolCall(self._tools, self.num_calls, tagged=False)
+            self._call = self._new_call(tagged=False)
             yield from self._take_in_call(self._call, marker, text)
         elif marker == "tool_call" and self._tools:
             self._call = self._new_call()
@@ -99,18 +103,21 @@ class ReplyParser:
             if call.is_hopeless:
                 yield from self._end_call(call, closing="", cut=True)
 
-    def _new_call(self) -> ToolCall:
-        kind = GlmToolCall if self._markers.tool_format == "glm" else JsonToolCall
-        return kind(self._tools, self.num_calls)
+    def _new_call(self, *, tagged: bool = True) -> ToolCall:
+        if tagged and self._markers.tool_format == "glm":
+            return GlmToolCall(self._tools, self.num_calls)
+        return JsonToolCall(self._tools, self.num_calls, tagged=tagged, held=self._calls_are_held)
 
     def _end_call(self, call: ToolCall, *, closing: str, cut: bool) -> Iterator[ReplyPart]:
-        """What was no call to a declared function is shown as the text it is."""
+        """What was no call to a declared function is shown as the text it is, unless it was about to become one."""
         yield from call.close(cut=cut)
         self._call = None
         if call.named:
             self.num_calls += 1
             self._ends_in_call = True
             self._content.flush()
+        elif cut and self._calls_are_held and not call.is_hopeless:
+            self._ends_in_call = True
         else:
             opening = "<tool_call>" if call.tagged else ""
             yield self._add_content(f"{opening}{call.source}{closing}")

@@ -21,6 +21,7 @@ __all__ = ["GlmToolCall", "JsonToolCall", "ToolCall"]
 _NAME_IN_JSON = re.compile(
     r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)', re.DOTALL
 )
+_NAME_ALONE = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
 _FIRST_KEY = '{"name"'
 
 
@@ -84,7 +85,7 @@ class GlmToolCall:
             yield from self._argument(marker, "")
 
     def close(self, *, cut: bool) -> Iterator[ReplyPart]:
-        """See `ToolCall`. A name that was cut off may be the beginning of another: it stays text.
+        """See `ToolCall`. A name that was cut off may be the beginning of another: it is none.
 
         A model that ends its reply without the closing tags has said all it wants: they are added.
         """
@@ -136,13 +137,19 @@ class GlmToolCall:
 
 
 class JsonToolCall:
-    """`{"name": "f", "arguments": {...}}`; the arguments are given out as they come."""
+    """`{"name": "f", "arguments": {...}}`; the arguments are given out as they come.
 
-    def __init__(self, tools: Mapping[str, ToolSchema], index: int, *, tagged: bool = True) -> None:
+    Args:
+        tools: what may be called. index: of the call. tagged: it began with `<tool_call>`.
+        held: a grammar leaves no object but a call, so that a whole name is one of a call.
+    """
+
+    def __init__(self, tools: Mapping[str, ToolSchema], index: int, *, tagged: bool = True, held: bool = False) -> None:
         self.named = False
         self.source = ""
         self.is_hopeless = False
         self.tagged = tagged
+        self._held = held
         self._tools = tools
         self._index = index
         self._object = _ObjectEnd()
@@ -170,7 +177,10 @@ class JsonToolCall:
 
     def close(self, *, cut: bool) -> Iterator[ReplyPart]:
         """See `ToolCall`. A whole object whose keys come in another order is a call too."""
-        if self.named or cut:
+        if self.named:
+            return
+        if cut:
+            yield from self._name_alone()
             return
         try:
             call = json.loads(self.source)
@@ -181,6 +191,13 @@ class JsonToolCall:
             self.named = True
             yield ReplyPart("tool_name", call["name"], self._index)
             yield ReplyPart("tool_arguments", json.dumps(arguments, ensure_ascii=False), self._index)
+
+    def _name_alone(self) -> Iterator[ReplyPart]:
+        """The name of a call that was cut off before its arguments began."""
+        start = _NAME_ALONE.match(self.source) if self._held else None
+        if start is not None and start["name"] in self._tools:
+            self.named = True
+            yield ReplyPart("tool_name", start["name"], self._index)
 
 
 class _ObjectEnd:
