@@ -205,6 +205,11 @@ def test_chat_template_kwargs_reach_the_template(start_server: Start) -> None:
         ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
         ({"stop": [""]}, "stop"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "12"}]}, "messages[0].tool_call_id"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
     ],
 )

@@ -137,6 +137,8 @@ def test_echo_with_logprobs_scores_the_prompt_too_whole_and_streamed(start_serve
         ({"use_beam_search": True, "temperature": 0.5}, "temperature"),
         ({"use_beam_search": True, "preset": "chat"}, "preset"),
         ({"suffix": "end"}, "suffix"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"temperature": 2.1}, "temperature"),
         ({"logprobs": 21}, "logprobs"),
         ({"messages": []}, "messages"),
     ],

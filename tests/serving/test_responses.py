@@ -331,7 +331,7 @@ def test_truncation_leaves_out_the_oldest_turns_only_where_it_is_wanted(client: 
         ({"background": True, "store": False}, "background"),
         ({"metadata": {"k": "v" * 513}}, "metadata"),
         ({"stream_options": {}}, "stream_options"),
-        ({"temperature": 200}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"input": "x" * 2000}, "input"),
         ({"max_output_tokens": 1000}, "input"),

@@ -12,6 +12,7 @@ from glm_crush.serving.openai.chat_reply import chat_completion, chat_events
 from glm_crush.serving.openai.chunks import error_event
 from glm_crush.serving.openai.effort import with_effort
 from glm_crush.serving.openai.exchange import new_head
+from glm_crush.serving.openai.limits import check_chat_limits
 from glm_crush.serving.openai.parameters import chat_sampling_params
 from glm_crush.serving.openai.protocol import ChatMessage, ChatRequest
 from glm_crush.serving.openai.reply_wish import reply_wish
@@ -34,6 +35,7 @@ class ChatCompletions:
     async def create(self, http: Request) -> Response:
         """Answer one request, as a stream or as one object; a client that goes away ends the generation."""
         request = await read_request(ChatRequest, http)
+        check_chat_limits(request)
         model = await hold_model(self._models, request.model, http)
         turn = await prepare_turn(model, turn_request(request, model))
         head = new_head("chatcmpl", model)

@@ -13,6 +13,7 @@ from glm_crush.chat.tool_schema import ToolSchema, tool_schemas
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.chat_turn import ParameterNames, TurnRequest
 from glm_crush.serving.openai.effort import with_effort
+from glm_crush.serving.openai.limits import check_temperature
 from glm_crush.serving.openai.metadata import check_metadata
 from glm_crush.serving.openai.responses.items import Item, chat_messages
 from glm_crush.serving.openai.responses.protocol import ResponseRequest
@@ -59,6 +60,7 @@ def check_request(request: ResponseRequest) -> None:
         if summary == "concise":
             raise _unsupported("reasoning.summary", summary, "auto or detailed, which show the whole reasoning")
     check_include(request.include or ())
+    check_temperature(request.temperature)
     if request.input is None:
         raise InvalidParameterError("input is required", parameter="input")
     if request.background and not request.is_stored:
