@@ -21,8 +21,12 @@ EOS = [IDS["<|endoftext|>"], IDS["<|user|>"], IDS["<|observation|>"]]
 THINK = (IDS["<think>"], IDS["</think>"])
 
 
+def tokenizer_definition() -> bytes:
+    return json.dumps(glm_tokenizer_json()).encode()
+
+
 def compiler(vocab_size: int = GLM_VOCAB_SIZE) -> GrammarCompiler:
-    return GrammarCompiler(lambda: json.dumps(glm_tokenizer_json()).encode(), vocab_size=vocab_size, eos_token_ids=EOS)
+    return GrammarCompiler(tokenizer_definition, vocab_size=vocab_size, eos_token_ids=EOS)
 
 
 COMPILER = compiler()

@@ -18,6 +18,7 @@ from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.errors import ConfigError
 from glm_crush.types import StructuredOutput
+from tests.engine import grammar_models
 from tests.engine.scripted import ScriptedExecutor, make_engine
 
 MAKE = "tests.engine.process_children:make"
@@ -68,9 +69,35 @@ def make(*, hold_first_before: int | None = None, marker: str = "", **limits: in
 
 
 def make_with_grammars() -> Hosted:
-    from tests.engine import grammar_models
-
     return Hosted(grammar_models.engine(), CACHE, grammar_models.COMPILER)
+
+
+NOTHING = StructuredOutput.choice(["nothing"])
+
+
+class SlowGrammars(GrammarCompiler):
+    """Takes a grammar that names a FIFO for compiled once somebody has written to it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            grammar_models.tokenizer_definition,
+            vocab_size=grammar_models.GLM_VOCAB_SIZE,
+            eos_token_ids=grammar_models.EOS,
+        )
+
+    def check(self, structured: StructuredOutput) -> None:
+        if structured.grammar.startswith("/"):
+            fifo = Path(structured.grammar.strip())
+            fifo.with_suffix(".reached").touch()
+            fifo.read_text()
+            structured = NOTHING  # a path is no regular expression
+        super().check(structured)
+
+
+def make_with_slow_grammars(*, default_deadline_seconds: float | None = None) -> Hosted:
+    engine = grammar_models.engine()
+    engine.deadlines.default_seconds = default_deadline_seconds
+    return Hosted(engine, CACHE, SlowGrammars())
 
 
 class _DeadlyGrammars(GrammarCompiler):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from glm_crush.engine.closing import close_at_exit
+from glm_crush.engine.deadlines import deadline_error
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.metrics import EngineMetrics
 from glm_crush.engine.output import RequestDelta
 from glm_crush.engine.stream import TokenStream, deliver
 from glm_crush.errors import EngineError, OverloadedError
-from glm_crush.types import SamplingParams
+from glm_crush.types import SamplingParams, StructuredOutput
 
 __all__ = ["AsyncEngine"]
 
@@ -111,6 +113,7 @@ class AsyncEngine:
             "cache_salt": cache_salt,
             "tenant": tenant,
             "deadline_seconds": deadline_seconds,
+            "waited_seconds": await self._await_grammar(params.structured, deadline_seconds),
         }
         submission = _Submission(request_id, prompt_token_ids, params, options, stream, num_open=params.n)
         self._post(submission)
@@ -127,6 +130,20 @@ class AsyncEngine:
                 with self._condition:
                     self._departures.append(submission)
                     self._condition.notify()
+
+    async def _await_grammar(self, structured: StructuredOutput | None, deadline_seconds: float | None) -> float:
+        """Have a grammar compiled beside the steps; returns how long that took."""
+        if structured is None or self._engine.grammars is None or self._engine.grammars.is_compiled(structured):
+            return 0.0
+        started = time.monotonic()
+        seconds = self._engine.deadlines.default_seconds if deadline_seconds is None else deadline_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.to_thread(self._engine.grammars.check, structured)
+        except TimeoutError as error:
+            assert seconds is not None
+            raise deadline_error(seconds, has_begun=False) from error
+        return time.monotonic() - started
 
     def load_adapter(self, name: str, path: str | Path) -> None:
         """Make a LoRA adapter known by a name; blocks, so call it from a thread.

@@ -17,17 +17,21 @@ class Deadlines:
     """
 
     def __init__(self, default_seconds: float | None = None) -> None:
-        self._default_seconds = default_seconds
+        self.default_seconds = default_seconds
         self._heap: list[tuple[float, str, float]] = []  # entries of requests that have ended are dropped when due
         self._due: dict[str, float] = {}
 
     def add(self, request_id: str, now: float, seconds: float | None) -> None:
         """A request arrives that must be done within `seconds`; None = as the default says."""
-        seconds = self._default_seconds if seconds is None else seconds
+        seconds = self.default_seconds if seconds is None else seconds
         if seconds is None:
             return
         self._due[request_id] = now + seconds
         heapq.heappush(self._heap, (now + seconds, request_id, seconds))
+
+    def nearest(self) -> float | None:
+        """When the next of them is due; None = none ever is. A request that has ended may still count."""
+        return self._heap[0][0] if self._heap else None
 
     def forget(self, request_id: str) -> None:
         """A request has ended."""

@@ -68,11 +68,11 @@ class Engine:
         self._runner = runner
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < runner.vocab_size)
         self._make_detokenizer = make_detokenizer
-        self._grammars = grammars
+        self.grammars = grammars  # safe to use from any thread
         self._pacer = pacer or DecodePacer(max_steps=1)
         self._speculation = speculation
         self._step_budget = step_budget
-        self._deadlines = deadlines or Deadlines()
+        self.deadlines = deadlines or Deadlines()
         self._stored_prefixes = stored_prefixes
         self._clock = clock
         self._requests: dict[str, list[Request]] = {}  # the unfinished replies of each request id
@@ -94,12 +94,13 @@ class Engine:
         cache_salt: str = "",
         tenant: str = "",
         deadline_seconds: float | None = None,
+        waited_seconds: float = 0.0,
     ) -> str:
         """Queue a request; its `n` replies draw from the seeds `seed`, `seed + 1`, ...
 
         Lower `priority` goes first, and tenants share the engine fairly; only requests of the same `cache_salt` share
-        cached prefixes. What has not ended `deadline_seconds` from now ends with DeadlineError. Returns the request id,
-        which its deltas carry; None = a random one.
+        cached prefixes. What has not ended `deadline_seconds` from its arrival, `waited_seconds` ago, ends with
+        DeadlineError. Returns the request id, which its deltas carry; None = a random one.
 
         Raises:
             InvalidParameterError: a token id is outside the vocabulary, or parameters contradict each other.
@@ -111,13 +112,14 @@ class Engine:
         request_id = request_id or f"req-{secrets.token_hex(8)}"
         if request_id in self._requests:
             raise InvalidParameterError(f"request_id {request_id!r} is in use; choose another", parameter="request_id")
-        requests = self._make_requests(request_id, prompt_token_ids, params, priority, cache_salt, tenant)
+        options = (priority, cache_salt, tenant, waited_seconds)
+        requests = self._make_requests(request_id, prompt_token_ids, params, *options)
         self._check_fits(requests)
         self.scheduler.add(requests if params.beam_width is None else requests[:1])
         if params.beam_width is not None:
             self._beams[request_id] = BeamGroup(requests, params, self._make_detokenizer)
         self._requests[request_id] = requests
-        self._deadlines.add(request_id, requests[0].arrival_time, deadline_seconds)
+        self.deadlines.add(request_id, requests[0].arrival_time, deadline_seconds)
         return request_id
 
     def check_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
@@ -229,7 +231,7 @@ class Engine:
 
     def _end_expired(self, now: float) -> list[RequestDelta]:
         deltas: list[RequestDelta] = []
-        for request_id, seconds in self._deadlines.expired(now):
+        for request_id, seconds in self.deadlines.expired(now):
             replies = self._requests.get(request_id, ())
             error = deadline_error(seconds, has_begun=any(r.first_token_time is not None for r in replies))
             deltas += [replace(delta, error=error) for delta in self.abort(request_id)]
@@ -247,16 +249,17 @@ class Engine:
         priority: int = 0,
         salt: str = "",
         tenant: str = "",
+        waited_seconds: float = 0.0,
     ) -> list[Request]:
         check_prompt(prompt_token_ids, self._runner.vocab_size)
         check_sampling_params(params, self._runner.vocab_size)
-        check_structured(params.structured, self._grammars)
+        check_structured(params.structured, self.grammars)
         if params.beam_width is not None:
             params = replace(params, temperature=0.0)  # what is drawn does not matter
         seed = secrets.randbits(64) if params.seed is None else params.seed
         stop_token_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_token_ids)
         max_tokens = params.max_tokens or most_tokens(len(prompt_token_ids), params, self.scheduler)
-        arrival_time = self._clock()
+        arrival_time = self._clock() - waited_seconds
         adapter = self.adapters.find(params.adapter)
         return [
             Request(
@@ -283,9 +286,9 @@ class Engine:
 
     def _start_grammar(self, request: Request) -> GrammarState | None:
         structured = request.params.structured
-        if structured is None or self._grammars is None:
+        if structured is None or self.grammars is None:
             return None
-        self._runner.grammars[request] = self._grammars.start(structured)
+        self._runner.grammars[request] = self.grammars.start(structured)
         return self._runner.grammars[request]
 
     def _note_scheduled(self, batch: ScheduledBatch, now: float) -> None:
@@ -353,7 +356,7 @@ class Engine:
         for request in group.requests:
             self.scheduler.finish(request, reason)
         del self._requests[request_id]
-        self._deadlines.forget(request_id)
+        self.deadlines.forget(request_id)
         self.metrics.num_finished[reason] += group.num_replies
         return RequestStats.of(group.requests[0], now)
 
@@ -390,6 +393,6 @@ class Engine:
         siblings.remove(request)
         if not siblings:
             del self._requests[request.request_id]
-            self._deadlines.forget(request.request_id)
+            self.deadlines.forget(request.request_id)
         self.metrics.num_finished[reason] += 1
         return RequestStats.of(request, now)

@@ -183,6 +183,11 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
+    def is_compiled(self, structured: StructuredOutput) -> bool:
+        """Whether `check` and `start` find it ready."""
+        with self._lock:
+            return (structured.kind, structured.grammar) in self._compiled
+
     def check(self, structured: StructuredOutput) -> None:
         """Compile a grammar, so that `start` is quick.
 

@@ -6,8 +6,8 @@ comes back. Below: a served model, the reply format, the reply parser. It knows 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from glm_crush.chat.reply_format import ReplyWish
 from glm_crush.chat.reply_parser import ReplyParser
 from glm_crush.chat.reply_part import ReplyPart
 from glm_crush.engine.output import OutputCollector, PromptProgress, RequestDelta, RequestStats
-from glm_crush.errors import InvalidParameterError, RequestError
+from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.cache_usage import cache_usage
+from glm_crush.serving.client_names import client_names
 from glm_crush.serving.deltas import check_delta
 from glm_crush.serving.served_model import ChatPrompt, ServedModel
 from glm_crush.serving.turn_context import context_usage, fit_messages
@@ -101,6 +102,8 @@ class TurnDelta:
 async def prepare_turn(model: ServedModel, request: TurnRequest) -> ChatTurn:
     """Render, encode and check everything; what can be refused before the engine sees it is refused here.
 
+    A grammar is compiled by the engine when the turn is queued.
+
     Raises:
         InvalidParameterError: the wishes cannot be had together or not from this model; names the parameter.
         TemplateError: the template refuses the conversation, or the model has none.
@@ -143,10 +146,10 @@ async def prepare_text(
             prompt_ids = await guarded_prompt(model.guard, model, prompt_ids, names.messages)
     if not prompt_ids:
         raise InvalidParameterError(f"{names.messages} is empty; give at least one token", parameter=names.messages)
-    if answer is not None:
-        await model.check_grammar(answer, names.answer)
-        params = replace(params, structured=answer)
     request = TurnRequest(messages=(), params=params, names=names)
+    if answer is not None:
+        model.check_holds_forms(names.answer)
+        params = replace(params, structured=answer)
     return ChatTurn(model, request, prompt_ids, params, parses=False)
 
 
@@ -180,6 +183,15 @@ class ChatTurn:
         self._least_cached: int | None = None
         self.cache_report: CacheReport | None = None
 
+    async def check_form(self) -> None:
+        """Have the grammar compiled now, for a turn that is queued later or never.
+
+        Raises:
+            InvalidParameterError: it cannot be used.
+        """
+        if self.params.structured is not None:
+            await self.model.check_grammar(self.params.structured, _form_name(self._request))
+
     def fit(self, context_length: int) -> bool:
         """Lower the limit of the reply to what the context has room for; whether that was needed.
 
@@ -205,7 +217,7 @@ class ChatTurn:
     async def _deltas(self, *, whole: bool) -> AsyncGenerator[TurnDelta, None]:
         deltas = self.model.generate(self.prompt_token_ids, self.params, whole=whole).deltas
         try:
-            with self._naming_the_messages():
+            with self._client_names():
                 async for delta in deltas:
                     yield self._parsed(check_delta(delta))
         finally:
@@ -216,7 +228,7 @@ class ChatTurn:
         deltas = self.model.generate(self.prompt_token_ids, self.params, whole=True).deltas
         collector = OutputCollector("turn", self.prompt_token_ids, n=self.params.n)
         try:
-            with self._naming_the_messages():
+            with self._client_names():
                 async for delta in deltas:
                     self._count(check_delta(delta))
                     collector.add(delta)
@@ -287,15 +299,8 @@ class ChatTurn:
             return "length"  # check_delta has raised for an abort
         return "tool_calls" if self._parses and self._parsers[delta.index].num_calls else "stop"
 
-    @contextmanager
-    def _naming_the_messages(self) -> Iterator[None]:
-        """The engine says `prompt`; the client is told what it called it."""
-        try:
-            yield
-        except RequestError as error:
-            if error.parameter == "prompt":
-                error.parameter = self._request.names.messages
-            raise
+    def _client_names(self) -> AbstractContextManager[None]:
+        return client_names(prompt=self._request.names.messages, form=_form_name(self._request))
 
 
 async def _fitted(model: ServedModel, request: TurnRequest) -> tuple[TurnRequest, ContextNote | None]:
@@ -357,5 +362,9 @@ async def _with_form(model: ServedModel, request: TurnRequest, prompt_ids: Seque
         params = replace(params, logit_bias={**params.logit_bias, **model.replies.call_bias(wish)})
     if structured is None:
         return params
-    await model.check_grammar(structured, request.names.tools if wish.callable else request.names.answer)
+    model.check_holds_forms(_form_name(request))
     return replace(params, structured=structured)
+
+
+def _form_name(request: TurnRequest) -> str:
+    return request.names.tools if request.wish.callable else request.names.answer

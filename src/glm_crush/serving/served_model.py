@@ -19,6 +19,7 @@ from glm_crush.chat.conversation_summary import SummaryCache
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.engine.output import RequestDelta
 from glm_crush.errors import InvalidParameterError
+from glm_crush.serving.client_names import client_names
 from glm_crush.serving.gateway.admission import current_admission
 from glm_crush.serving.gateway.metering import metered
 from glm_crush.serving.model_details import ModelDetails
@@ -207,20 +208,26 @@ class ServedModel:
         """Token ids of a plain prompt."""
         return await self._off_loop(len(text), self.codec.encode, text)
 
-    async def check_grammar(self, structured: StructuredOutput, parameter: str) -> None:
-        """Compile a grammar off the event loop, so that the engine has it ready.
+    def check_holds_forms(self, parameter: str) -> None:
+        """Raises InvalidParameterError, which names the client's `parameter`, if its replies are free.
 
-        Raises:
-            InvalidParameterError: it cannot be used; names the client's `parameter`.
+        Whether a grammar can be used is the engine's to say, when the request is queued.
         """
         if self.grammars is None:
             raise InvalidParameterError(
                 f"{parameter} asks for a form that {self.name} cannot be held to; leave it out", parameter=parameter
             )
-        try:
+
+    async def check_grammar(self, structured: StructuredOutput, parameter: str) -> None:
+        """Compile a grammar that is not queued now, off the event loop.
+
+        Raises:
+            InvalidParameterError: it cannot be used; names the client's `parameter`.
+        """
+        self.check_holds_forms(parameter)
+        assert self.grammars is not None
+        with client_names(prompt="prompt", form=parameter):
             await asyncio.to_thread(self.grammars.check, structured)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(f"{parameter}: {error}", parameter=parameter) from error
 
     def check_token_ids(self, token_ids: Sequence[int], parameter: str) -> list[int]:
         """Token ids a client sent, if this model has them.

@@ -2,19 +2,18 @@
 
 Above: `__main__`. Below: `Engine`. Between two steps it takes what the parent has sent; after each step it sends one
 frame with all deltas. A parent that does not read makes the send wait, so the engine never runs ahead of it. Only
-grammars are compiled beside the steps, in a thread of their own.
+grammars are compiled and adapters read beside the steps, in threads of their own.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
+import math
 import select
 import socket
 import time
 from array import array
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Protocol
 
@@ -23,6 +22,8 @@ from glm_crush.engine.cache_plan import CachePlan
 from glm_crush.engine.engine import Engine
 from glm_crush.engine.grammar import GrammarCompiler
 from glm_crush.engine.output import RequestDelta
+from glm_crush.engine.process.awaited_grammars import AwaitedGrammars
+from glm_crush.engine.process.beside import Beside, error_of
 from glm_crush.engine.process.wire import (
     Abort,
     Checked,
@@ -43,8 +44,7 @@ from glm_crush.engine.process.wire import (
     decode_from_parent,
     encode,
 )
-from glm_crush.errors import ConfigError, GlmError, InvalidParameterError
-from glm_crush.types import StructuredOutput
+from glm_crush.errors import ConfigError, GlmError
 
 __all__ = ["EngineHost", "HostedEngine"]
 
@@ -86,13 +86,10 @@ class EngineHost:
         self._link = link
         self._clock = clock
         self._reader = FrameReader()
-        self._compilations: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake, self._waker = socket.socketpair()
+        self._beside = Beside()
         self._poll = select.poll()
-        for source in (link, self._wake):
+        for source in (link, self._beside.bell):
             self._poll.register(source, select.POLLIN)
-        self._compiling: set[str] = set()  # ids of requests whose grammar is not ready
-        self._pool: ThreadPoolExecutor | None = None
         self._status_due = 0.0
         self._adapters: dict[str, str] = {}  # those that the parent starts it with
         self._closing = False
@@ -103,7 +100,16 @@ class EngineHost:
             hosted = self._build()
             if hosted is None:
                 return 1
-            self._engine, self._grammars = hosted.engine, hosted.grammars
+            self._engine = hosted.engine
+            self._awaited = AwaitedGrammars(
+                hosted.grammars,
+                self._beside,
+                add=self._add,
+                refuse=lambda request_id, error: self._send(Refused(request_id, error)),
+                default_deadline_seconds=self._engine.deadlines.default_seconds,
+                max_waiting=self._engine.scheduler.limits.max_queue_size,
+                clock=self._clock,
+            )
             self._load_again()
             self._send(Ready(hosted.cache))
             try:
@@ -111,6 +117,7 @@ class EngineHost:
                     self._send_step(self._engine.step())
             finally:
                 self._engine.close()
+                self._beside.close()
         except _ParentGoneError:
             return 0
         except Exception as error:  # noqa: BLE001 - the parent is told, and starts another
@@ -138,11 +145,10 @@ class EngineHost:
         idle = False
         while not self._closing:
             busy = self._engine.has_unfinished
-            events = dict(self._poll.poll(0 if busy else _IDLE_SECONDS * 1000))
-            if self._wake.fileno() in events:
-                self._wake.recv(_READ_BYTES)
-                while not self._compilations.empty():
-                    self._compilations.get()()
+            events = dict(self._poll.poll(0 if busy else self._patience_milliseconds()))
+            self._awaited.end_expired()
+            if self._beside.bell.fileno() in events:
+                self._beside.go_on()
             if self._link.fileno() in events:
                 for message in self._receive():
                     self._take(message)
@@ -164,38 +170,20 @@ class EngineHost:
     def _take(self, message: FromParent) -> None:
         match message:
             case Submit():
-                self._take_request(message)
+                self._awaited.take(message)
             case Abort(request_id):
-                self._compiling.discard(request_id)
+                self._awaited.forget(request_id)
                 self._engine.abort(request_id)
             case CheckGrammar(number, structured):
-                self._compile(structured, lambda error: self._send(Checked(number, error)))
+                self._awaited.compile(structured, lambda error: self._send(Checked(number, error)))
             case LoadAdapter(number, name, path):
                 self._load_adapter(number, name, path)
             case UnloadAdapter(number, name):
-                self._send(Checked(number, _error_of(lambda: self._engine.unload_adapter(name))))
+                self._send(Checked(number, error_of(lambda: self._engine.unload_adapter(name))))
             case _:
                 self._closing = True
 
-    def _take_request(self, submit: Submit) -> None:
-        structured = submit.params.structured
-        if structured is None:
-            self._add(submit)
-            return
-        self._compiling.add(submit.request_id)
-
-        def go_on(error: WireError | None) -> None:
-            if submit.request_id not in self._compiling:
-                return
-            self._compiling.discard(submit.request_id)
-            if error is None:
-                self._add(submit)
-            else:
-                self._send(Refused(submit.request_id, error))
-
-        self._compile(structured, go_on)
-
-    def _add(self, submit: Submit) -> None:
+    def _add(self, submit: Submit, waited_seconds: float) -> None:
         prompt = array("i")
         prompt.frombytes(submit.prompt)
         try:
@@ -207,26 +195,19 @@ class EngineHost:
                 cache_salt=submit.cache_salt,
                 tenant=submit.tenant,
                 deadline_seconds=submit.deadline_seconds,
+                waited_seconds=waited_seconds,
             )
         except GlmError as error:
             self._send(Refused(submit.request_id, WireError.of(error)))
-
-    def _compile(self, structured: StructuredOutput, go_on: Callable[[WireError | None], None]) -> None:
-        def compile_it() -> None:
-            if self._grammars is None:
-                raise InvalidParameterError("this engine has no grammars", parameter="structured")
-            self._grammars.check(structured)
-
-        self._beside(compile_it, go_on)
 
     def _load_adapter(self, number: int, name: str, path: str) -> None:
         prepared: list[PreparedAdapter] = []
 
         def install(error: WireError | None) -> None:
-            error = error or _error_of(lambda: self._engine.adapters.install(prepared[0]))
+            error = error or error_of(lambda: self._engine.adapters.install(prepared[0]))
             self._send(Checked(number, error))
 
-        self._beside(lambda: prepared.append(self._engine.adapters.prepare(name, path)), install)
+        self._beside.start("adapter", lambda: prepared.append(self._engine.adapters.prepare(name, path)), install)
 
     def _load_again(self) -> None:
         """Load the adapters that the child before had; one that has gone is missed by its requests alone."""
@@ -236,17 +217,10 @@ class EngineHost:
             except GlmError as error:
                 _log.error("the adapter %s cannot be loaded again: %s", name, error)
 
-    def _beside(self, work: Callable[[], None], go_on: Callable[[WireError | None], None]) -> None:
-        """Do something beside the steps; `go_on` is called between two of them."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="glm-beside")
-
-        def do_it() -> None:
-            error = _error_of(work)
-            self._compilations.put(lambda: go_on(error))
-            self._waker.send(b"!")
-
-        self._pool.submit(do_it)
+    def _patience_milliseconds(self) -> int:
+        """How long an idle engine waits for news."""
+        nearest = self._awaited.seconds_to_deadline()
+        return math.ceil(1000 * (_IDLE_SECONDS if nearest is None else min(_IDLE_SECONDS, nearest)))
 
     def _send_step(self, deltas: list[RequestDelta]) -> None:
         now = self._clock()
@@ -256,7 +230,8 @@ class EngineHost:
         if now >= self._status_due or not self._engine.has_unfinished:
             self._status_due = now + _STATUS_SECONDS
             scheduler = self._engine.scheduler
-            status = Status(len(scheduler.running), len(scheduler.waiting), scheduler.cache_usage, self._engine.metrics)
+            num_waiting = len(scheduler.waiting) + len(self._awaited)
+            status = Status(len(scheduler.running), num_waiting, scheduler.cache_usage, self._engine.metrics)
         self._send(Step(deltas, status))
 
     def _send(self, message: FromChild) -> None:
@@ -264,11 +239,3 @@ class EngineHost:
             self._link.sendall(encode(message))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise _ParentGoneError from error
-
-
-def _error_of(work: Callable[[], None]) -> WireError | None:
-    try:
-        work()
-    except Exception as caught:  # noqa: BLE001 - whoever asked is told
-        return WireError.of(caught)
-    return None

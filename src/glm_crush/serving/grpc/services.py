@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from glm_crush.engine.output import OutputCollector, RequestDelta
 from glm_crush.serving.chat_turn import ChatTurn, prepare_turn
+from glm_crush.serving.client_names import client_names
 from glm_crush.serving.deltas import check_delta
 from glm_crush.serving.grpc import glm_crush_pb2 as pb
 from glm_crush.serving.grpc.translate import chat_request, completion_request, usage_message
@@ -135,10 +136,19 @@ async def _completion(
     params = completion_sampling_params(request, model.default_params)
     structured = wanted_structure(request)
     if structured is not None:
-        await model.check_grammar(structured, "form")
+        model.check_holds_forms("form")
         params = replace(params, structured=structured)
     (prompt,) = await encode_prompts(request, model)
-    return prompt, guarded_text(model, model.generate(prompt, params), params.n).deltas
+    return prompt, _in_client_names(guarded_text(model, model.generate(prompt, params), params.n).deltas)
+
+
+async def _in_client_names(deltas: AsyncGenerator[RequestDelta, None]) -> AsyncGenerator[RequestDelta, None]:
+    try:
+        with client_names(prompt="prompt", form="form"):
+            async for delta in deltas:
+                yield delta
+    finally:
+        await deltas.aclose()
 
 
 def _shown_ids(model: ServedModel, token_ids: Sequence[int]) -> Sequence[int]:

@@ -16,6 +16,7 @@ from glm_crush.serving.cache_usage import cache_usage
 from glm_crush.serving.json_http import read_request
 from glm_crush.serving.openai.chunks import ChunkWriter, ReplyHead, usage_object
 from glm_crush.serving.openai.exchange import Exchange, new_head, total_usage
+from glm_crush.serving.openai.limits import check_limits
 from glm_crush.serving.openai.logprobs import CompletionLogprobs, prompt_logprobs
 from glm_crush.serving.openai.parameters import completion_sampling_params
 from glm_crush.serving.openai.protocol import CompletionRequest
@@ -41,12 +42,13 @@ class Completions:
     async def create(self, http: Request) -> Response:
         """Answer one request, as a stream or as one object."""
         request = await read_request(CompletionRequest, http)
+        check_limits(request)
         model = await hold_model(self._models, request.model, http)
         refuse_logprobs(model.guard, asked=request.logprobs is not None)
         params = completion_sampling_params(request, model.default_params)
         structured = wanted_structure(request)
         if structured is not None:
-            await model.check_grammar(structured, "structured_outputs")
+            model.check_holds_forms("structured_outputs")
             params = replace(params, structured=structured)
         prompts = await encode_prompts(request, model)
         head = new_head("cmpl", model)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from glm_crush.engine.output import OutputCollector, RequestDelta
-from glm_crush.errors import RequestError
+from glm_crush.serving.client_names import client_names
 from glm_crush.serving.deltas import merge_streams
 from glm_crush.serving.event_stream import EventStream, run_until_disconnect
 from glm_crush.serving.json_http import json_response
@@ -96,7 +96,7 @@ class Exchange:
 
     async def _collect(self) -> list[RequestOutput]:
         """The whole output of every prompt."""
-        with self._naming_the_prompt():
+        with self._client_names():
             async for number, delta in merge_streams(self._streams):
                 self._collectors[number].add(delta)
         return [collector.output() for collector in self._collectors]
@@ -108,7 +108,7 @@ class Exchange:
         begun: set[int] = set()
         deltas = merge_streams(self._streams)
         try:
-            with self._naming_the_prompt():
+            with self._client_names():
                 async for number, delta in deltas:
                     if include_usage:
                         self._collectors[number].add(delta)
@@ -127,12 +127,5 @@ class Exchange:
         finally:
             await deltas.aclose()
 
-    @contextmanager
-    def _naming_the_prompt(self) -> Iterator[None]:
-        """The engine says `prompt`; the client is told what it called it."""
-        try:
-            yield
-        except RequestError as error:
-            if error.parameter == "prompt":
-                error.parameter = self._prompt_name
-            raise
+    def _client_names(self) -> AbstractContextManager[None]:
+        return client_names(prompt=self._prompt_name, form="structured_outputs")

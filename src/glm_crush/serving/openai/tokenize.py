@@ -129,6 +129,7 @@ class _Tokenization:
         request = await read_request(ChatRequest, http)
         model = await hold_model(self._models, request.model, http)
         turn = await prepare_turn(model, turn_request(request, model))
+        await turn.check_form()
         return json_response(await _rendered(model, turn.prompt_token_ids, turn.params))
 
     async def render_completion(self, http: Request) -> Response:

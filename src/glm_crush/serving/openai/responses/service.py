@@ -138,6 +138,8 @@ class ResponseService:
             model = await stack.enter_async_context(self._models.use(request.model))
             turn = await prepare_turn(model, turn_request(request, model, items))
             _check_length(turn)
+            if request.background:  # the engine's refusal comes when its client has its id
+                await turn.check_form()
             body = new_body(request, response_id=response_id, created_at=now, model=model.name, params=turn.params)
             writer = ResponseWriter(body, model.codec, summary=wants_summary(request))
             finish = None
