@@ -3,40 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from glm_crush.cli import (
-    batch,
-    bench,
-    chat,
-    config,
-    cp,
-    embed,
-    guard,
-    inspect,
-    keys,
-    list_models,
-    logs,
-    mcp,
-    merge,
-    perplexity,
-    ps,
-    pull,
-    quantize,
-    rerank,
-    rm,
-    run,
-    selfcheck,
-    serve,
-    show,
-    stop,
-    version,
-)
 from glm_crush.cli.options import root_options
-from glm_crush.cli.verbs import Verbs, examples
+from glm_crush.cli.verbs import DeferredVerb, DeferredVerbs, Verbs, examples
 
 __all__ = ["app", "main"]
 
@@ -51,8 +25,41 @@ _EXAMPLES = examples(
 
 _TALK, _SERVER, _MODELS, _MEASURE, _SETUP = "Talk", "A running server", "Models", "Measure", "Set up"
 
+
+class _Root(DeferredVerbs):
+    deferred: ClassVar[Mapping[str, DeferredVerb]] = {
+        "run": DeferredVerb("glm_crush.cli.run:run", _TALK),
+        "chat": DeferredVerb("glm_crush.cli.chat:chat", _TALK),
+        "serve": DeferredVerb("glm_crush.cli.serve:serve", _TALK),
+        "embed": DeferredVerb("glm_crush.cli.embed:embed", _TALK),
+        "rerank": DeferredVerb("glm_crush.cli.rerank:rerank", _TALK),
+        "ps": DeferredVerb("glm_crush.cli.ps:ps", _SERVER),
+        "stop": DeferredVerb("glm_crush.cli.stop:stop", _SERVER),
+        "logs": DeferredVerb("glm_crush.cli.logs:logs", _SERVER),
+        "mcp": DeferredVerb("glm_crush.cli.mcp:mcp", _SERVER),
+        "pull": DeferredVerb("glm_crush.cli.pull:pull", _MODELS),
+        "list": DeferredVerb("glm_crush.cli.list_models:list_models", _MODELS),
+        "ls": DeferredVerb("glm_crush.cli.list_models:list_models", _MODELS, hidden=True),
+        "show": DeferredVerb("glm_crush.cli.show:show", _MODELS),
+        "cp": DeferredVerb("glm_crush.cli.cp:cp", _MODELS),
+        "rm": DeferredVerb("glm_crush.cli.rm:rm", _MODELS),
+        "quantize": DeferredVerb("glm_crush.cli.quantize:quantize", _MODELS),
+        "merge": DeferredVerb("glm_crush.cli.merge:merge", _MODELS),
+        "inspect": DeferredVerb("glm_crush.cli.inspect:inspect", _MODELS),
+        "bench": DeferredVerb("glm_crush.cli.bench:bench", _MEASURE),
+        "perplexity": DeferredVerb("glm_crush.cli.perplexity:perplexity", _MEASURE),
+        "selfcheck": DeferredVerb("glm_crush.cli.selfcheck:selfcheck", _MEASURE),
+        "guard": DeferredVerb("glm_crush.cli.guard:guard", _SETUP),
+        "version": DeferredVerb("glm_crush.cli.version:version", _SETUP),
+        "batch": DeferredVerb("glm_crush.cli.batch:app", _SERVER),
+        "keys": DeferredVerb("glm_crush.cli.keys:app", _SETUP),
+        "config": DeferredVerb("glm_crush.cli.config:app", _SETUP),
+    }
+
+
 app = Verbs(
     name="glm",
+    cls=_Root,
     help="Run language models of the GLM family, and others, on this machine.",
     epilog=_EXAMPLES,
     no_args_is_help=True,
@@ -64,7 +71,9 @@ app = Verbs(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        version.version()
+        from glm_crush.cli.version import version
+
+        version()
         raise typer.Exit
 
 
@@ -83,34 +92,6 @@ def root(
 ) -> None:
     """Run language models of the GLM family, and others, on this machine."""
     ctx.obj = root_options(config_file, assignments or [])
-
-
-app.command("run", rich_help_panel=_TALK)(run.run)
-app.command("chat", rich_help_panel=_TALK)(chat.chat)
-app.command("serve", rich_help_panel=_TALK)(serve.serve)
-app.command("embed", rich_help_panel=_TALK)(embed.embed)
-app.command("rerank", rich_help_panel=_TALK)(rerank.rerank)
-app.command("ps", rich_help_panel=_SERVER, epilog=ps.EXAMPLES)(ps.ps)
-app.command("stop", rich_help_panel=_SERVER, epilog=stop.EXAMPLES)(stop.stop)
-app.command("logs", rich_help_panel=_SERVER, epilog=logs.EXAMPLES)(logs.logs)
-app.command("mcp", rich_help_panel=_SERVER)(mcp.mcp)
-app.add_typer(batch.app, name="batch", rich_help_panel=_SERVER)
-app.command("pull", rich_help_panel=_MODELS)(pull.pull)
-app.command("list", rich_help_panel=_MODELS)(list_models.list_models)
-app.command("ls", hidden=True)(list_models.list_models)
-app.command("show", rich_help_panel=_MODELS)(show.show)
-app.command("cp", rich_help_panel=_MODELS)(cp.cp)
-app.command("rm", rich_help_panel=_MODELS)(rm.rm)
-app.command("quantize", rich_help_panel=_MODELS)(quantize.quantize)
-app.command("merge", rich_help_panel=_MODELS)(merge.merge)
-app.command("inspect", rich_help_panel=_MODELS)(inspect.inspect)
-app.command("bench", rich_help_panel=_MEASURE)(bench.bench)
-app.command("perplexity", rich_help_panel=_MEASURE)(perplexity.perplexity)
-app.command("selfcheck", rich_help_panel=_MEASURE)(selfcheck.selfcheck)
-app.add_typer(keys.app, name="keys", rich_help_panel=_SETUP)
-app.add_typer(config.app, name="config", rich_help_panel=_SETUP)
-app.command("guard", rich_help_panel=_SETUP)(guard.guard)
-app.command("version", rich_help_panel=_SETUP)(version.version)
 
 
 def main() -> None:
