@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_crush.tokenizer import IncrementalDetokenizer, Tokenizer
+from glm_crush.tokenizer.detokenizer import IncrementalDetokenizer
+from glm_crush.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer import small_tokenizers as small
 
 pytestmark = pytest.mark.requirement("M4")

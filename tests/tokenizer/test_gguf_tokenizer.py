@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush.errors import TokenizerError
-from glm_crush.tokenizer import Tokenizer, tokenizer_json_from_gguf
+from glm_crush.tokenizer.gguf_tokenizer import tokenizer_json_from_gguf
+from glm_crush.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer import small_tokenizers as small
 
 pytestmark = pytest.mark.requirement("M4")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush.errors import TokenizerError
-from glm_crush.tokenizer import Tokenizer
+from glm_crush.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer import small_tokenizers as small
 
 pytestmark = pytest.mark.requirement("M4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glm_crush.errors import TokenizerError
-from glm_crush.tokenizer import Tokenizer
+from glm_crush.tokenizer.tokenizer import Tokenizer
 from glm_crush.tokenizer.training import train_byte_level_bpe
 from tests.tokenizer import small_tokenizers as small
 

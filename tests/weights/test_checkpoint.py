@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from glm_crush.errors import CheckpointError, ModelNotFoundError
 from glm_crush.models.compiler import compile_model
-from glm_crush.weights.checkpoint import checkpoint_files, open_checkpoint
+from glm_crush.weights.checkpoint import open_checkpoint
+from glm_crush.weights.checkpoint_files import checkpoint_files
 from tests.models.tiny import tiny_checkpoint, tiny_config, tiny_tensors
 
 pytestmark = pytest.mark.requirement("M2")

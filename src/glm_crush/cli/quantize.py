@@ -66,7 +66,7 @@ def _report(settings: Settings, path: Path, output: Path, text: Path | None, win
     """Sizes of source and result, of all weights in float32, and both perplexities."""
     from glm_crush.cli.models import load_packed
     from glm_crush.models.footprint import weight_footprint
-    from glm_crush.weights.checkpoint import checkpoint_files
+    from glm_crush.weights.checkpoint_files import checkpoint_files
 
     packed = load_packed(settings, output)
     report: dict[str, Any] = {

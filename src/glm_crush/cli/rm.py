@@ -48,7 +48,7 @@ def _bytes_of_its_own(path: Path) -> int:
 def _packed_files(cache_dir: Path, model: Path) -> set[Path]:
     """The packed forms of a model in every weight format and layout; none if its files are gone or no checkpoint."""
     from glm_crush.errors import ModelError
-    from glm_crush.weights.checkpoint import checkpoint_files
+    from glm_crush.weights.checkpoint_files import checkpoint_files
     from glm_crush.weights.source_hash import source_hash
 
     try:

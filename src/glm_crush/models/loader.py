@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glm_crush.errors import ConfigError, PackedFileError
 from glm_crush.models.compiler import CompiledModel, compile_model
 from glm_crush.models.sentence import SentenceConfig
 from glm_crush.tokenizer.tokenizer import Tokenizer
 from glm_crush.weights.atomic_file import exclusive
-from glm_crush.weights.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
+from glm_crush.weights.checkpoint_files import checkpoint_files
 from glm_crush.weights.layout import LAYOUT_VERSION
 from glm_crush.weights.packed_file import PackedFile
 from glm_crush.weights.plan import WEIGHT_FORMATS, LinearPlan
 from glm_crush.weights.source_hash import source_hash
+
+if TYPE_CHECKING:
+    from glm_crush.weights.checkpoint import Checkpoint
 
 __all__ = ["LoadedModel", "Progress", "load_model", "pack_model", "packed_path"]
 
@@ -137,6 +140,7 @@ def pack_model(
         As `load_model`.
     """
     # Imported here: a packed model starts without what only packing needs.
+    from glm_crush.weights.checkpoint import open_checkpoint
     from glm_crush.weights.pack import pack_checkpoint
 
     checkpoint = open_checkpoint(path)

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glm_crush.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
-from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors, unique_keys
+from glm_crush.weights.json_file import unique_keys
+from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors
 from glm_crush.weights.source_tensor import DenseTensor
 
 __all__ = ["Adapter", "LoraModule", "read_adapter"]

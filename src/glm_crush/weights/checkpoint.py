@@ -6,31 +6,21 @@ Above: `models.loader`, `weights.pack`. This module knows no model family; GGUF'
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from glm_crush.errors import CheckpointError, ModelNotFoundError
+from glm_crush.errors import CheckpointError
+from glm_crush.weights.checkpoint_files import checkpoint_files, weight_map
+from glm_crush.weights.json_file import read_bytes, read_json
 from glm_crush.weights.safetensors_names import TensorMaker, logical_tensors
-from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors, unique_keys
-from glm_crush.weights.sentence_files import read_sentence_files, sentence_files
+from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors
+from glm_crush.weights.sentence_files import read_sentence_files
 from glm_crush.weights.source_hash import source_hash
 from glm_crush.weights.source_tensor import SourceTensor
 
-__all__ = ["Checkpoint", "checkpoint_files", "open_checkpoint"]
-
-_MAX_JSON_BYTES: Final = 256_000_000
-_SIDE_FILES: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "model.safetensors.index.json",
-)
+__all__ = ["Checkpoint", "open_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             gguf_metadata=gguf.metadata,
         )
     folder = files[0].parent
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     raw: dict[str, RawTensor] = {}
     for file in files:
         if file.suffix == ".safetensors":
@@ -118,14 +108,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                     raise CheckpointError(f"{file}: tensor {name!r} is in another shard too")
                 raw[name] = tensor
     _check_index(folder, raw)
-    tokenizer_config = _read_json(folder / "tokenizer_config.json", optional=True)
+    tokenizer_config = read_json(folder / "tokenizer_config.json", optional=True)
     return Checkpoint(
         path=path,
         format="safetensors",
         files=files,
         config=config,
-        generation_config=_read_json(folder / "generation_config.json", optional=True),
-        tokenizer_json=_read_bytes(folder / "tokenizer.json", optional=True),
+        generation_config=read_json(folder / "generation_config.json", optional=True),
+        tokenizer_json=read_bytes(folder / "tokenizer.json", optional=True),
         tokenizer_config=tokenizer_config,
         chat_template=_chat_template(folder, tokenizer_config),
         makers=logical_tensors(raw, config),
@@ -133,97 +123,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-def checkpoint_files(path: str | Path) -> tuple[Path, ...]:
-    """The files a checkpoint consists of, weights and side files, in a fixed order.
-
-    Raises:
-        ModelNotFoundError: there is no such path. CheckpointError: it is no checkpoint, or a shard is missing.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise ModelNotFoundError(f"{path} does not exist; give a model folder or a .gguf file")
-    if path.is_file() and path.suffix == ".gguf":
-        return _gguf_parts(path)
-    if path.is_file():
-        raise CheckpointError(f"{path} is neither a folder nor a .gguf file")
-    if not (path / "config.json").is_file():
-        ggufs = sorted(path.glob("*.gguf"))
-        if ggufs:
-            return _gguf_parts(ggufs[0])
-        raise CheckpointError(f"{path} has no config.json and no .gguf file; it is not a model folder")
-    sides = [path / name for name in _SIDE_FILES if (path / name).is_file()]
-    return (*sides, *sentence_files(path), *_shards(path))
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors files: those the index names, or all in the folder."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted({str(name) for name in _weight_map(index).values()})
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise CheckpointError(f"{index} names shard {name!r}, which is not in {folder}")
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{folder} has no *.safetensors file")
-    return shards
-
-
-def _gguf_parts(path: Path) -> tuple[Path, ...]:
-    stem, _, count_text = path.stem.rpartition("-of-")
-    base, _, number = stem.rpartition("-")
-    if not (len(count_text) == len(number) == 5 and (count_text + number).isdecimal()):
-        return (path,)
-    count = int(count_text)
-    parts = [path.with_name(f"{base}-{i:05d}-of-{count_text}.gguf") for i in range(1, count + 1)]
-    for part in parts:
-        if not part.is_file():
-            raise CheckpointError(f"{part} is missing; {path.name} is one of {count} parts")
-    return tuple(parts)
-
-
-def _weight_map(index: Path) -> Mapping[str, Any]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no weight_map")
-    return weight_map
-
-
 def _check_index(folder: Path, raw: Mapping[str, RawTensor]) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        missing = [name for name in _weight_map(index) if name not in raw]
+        missing = [name for name in weight_map(index) if name not in raw]
         if missing:
             raise CheckpointError(f"{index} lists tensor {missing[0]!r} ({len(missing)} in all), which no shard has")
-
-
-def _read_bytes(path: Path, *, optional: bool = False) -> bytes:
-    if optional and not path.is_file():
-        return b""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if len(data) > _MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {_MAX_JSON_BYTES} bytes")
-    return data
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    data = _read_bytes(path, optional=optional)
-    if optional and not data:
-        return {}
-    try:
-        value = json.loads(data, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}, not an object")
-    return value
 
 
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -231,10 +136,10 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         try:
-            return _read_bytes(jinja).decode()
+            return read_bytes(jinja).decode()
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{jinja} is not UTF-8: {error}") from error
-    template = _read_json(folder / "chat_template.json", optional=True).get("chat_template")
+    template = read_json(folder / "chat_template.json", optional=True).get("chat_template")
     template = template or tokenizer_config.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}

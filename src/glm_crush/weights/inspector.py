@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from glm_crush.weights.checkpoint import Checkpoint
 from glm_crush.weights.packed_file import PackedFile
+
+if TYPE_CHECKING:
+    from glm_crush.weights.checkpoint import Checkpoint
 
 __all__ = [
     "CheckpointReport",

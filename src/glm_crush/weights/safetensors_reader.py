@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from glm_crush.errors import CheckpointError, UnsupportedModelError
+from glm_crush.weights.json_file import unique_keys
 
-__all__ = ["RawTensor", "map_file", "read_safetensors", "unique_keys"]
+__all__ = ["RawTensor", "map_file", "read_safetensors"]
 
 _MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the reference implementation
 _MAX_COUNT: Final = 2**48
@@ -105,16 +106,6 @@ def _read_header(path: Path, data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the header is {type(header).__name__}, not an object")
     return header, 8 + size
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object_pairs_hook that refuses an object with a key twice."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} appears twice")
-    return result
 
 
 def _view(path: Path, name: str, entry: object, data: npt.NDArray[np.uint8]) -> tuple[RawTensor, tuple[int, int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glm_crush.errors import CheckpointError
-from glm_crush.weights.safetensors_reader import unique_keys
+from glm_crush.weights.json_file import unique_keys
 
 __all__ = ["read_sentence_files", "sentence_files"]
 
