@@ -64,7 +64,7 @@ class InProcessCaller:
         Raises:
             AuthenticationError, AccessDeniedError, RateLimitError: the key is gone, or may not, or not now.
         """
-        grant = self._gateway.grant_of(key_id)
+        grant = await self._gateway.grant_of(key_id)
         if not grant.allows_scope(scope_of(path) or ""):
             raise AccessDeniedError(f"{path} is not open to the key that queued this work")
         admission = Admission(grant, self._gateway.books, route=f"POST {path}", request_id=request_id, address=None)

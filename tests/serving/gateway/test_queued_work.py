@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
+from glm_crush.config import ApiSettings, StorageSettings
+from glm_crush.gateway_settings import GatewaySettings
+from glm_crush.serving.gateway.build import build_gateway
+from glm_crush.serving.gateway.records import Grant
+from glm_crush.storage.lazy import LazyDatabase
 from tests.serving.gateway.conftest import ADMIN, Serve
 from tests.serving.gateway.test_keys_over_http import make_key
 
@@ -93,6 +100,22 @@ def test_lines_of_a_key_that_was_revoked_are_refused(serve: Serve, scripted_engi
         batch = ended(same_application, batch)
         records = same_application.files.content(str(batch.error_file_id)).text.splitlines()
     assert [json.loads(text)["response"]["status_code"] for text in records] == [401, 401, 401]
+
+
+def test_a_server_that_has_not_looked_keys_up_yet_knows_the_key_of_queued_work(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    made = make_key(server.url)
+    server.stop()
+    database = LazyDatabase(StorageSettings(), tmp_path)
+    gateway = build_gateway(ApiSettings(), GatewaySettings(), database).gateway
+
+    async def grant() -> Grant:
+        try:
+            return await gateway.grant_of(made["id"])
+        finally:
+            await database.close()
+
+    assert asyncio.run(grant()).key_id == made["id"]
 
 
 def test_responses_and_batches_of_one_application_are_not_there_for_another(serve: Serve) -> None:

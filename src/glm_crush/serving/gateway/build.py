@@ -63,7 +63,7 @@ class GatewayPart(ServerPart):
     async def running(self) -> AsyncIterator[None]:
         """Watch keys and write records until the block ends; what is to be written then is written first."""
         if self._watch is not None:
-            self._watch.start()
+            self._watch.start(at_once=self.gateway.requires_keys)
         if self._recorder is not None:
             self._recorder.start()
         try:

@@ -177,17 +177,21 @@ class Gateway:
         self._throttle.failed(address)
         raise AuthenticationError(f"the API key {'has expired' if expired else 'is wrong'}; {_HOW}")
 
-    def grant_of(self, key_id: str | None) -> Grant:
+    async def grant_of(self, key_id: str | None) -> Grant:
         """What a key may do now, for work that it queued earlier.
 
         Raises:
             AuthenticationError: it has been revoked or has expired since.
+            StorageError: keys have never been read, so that nobody can say.
         """
         if key_id is None:
             return ANONYMOUS
         if key_id == BOOTSTRAP_KEY_ID:
             return _BOOTSTRAP
         grant = self.ring.grant_of(key_id, self.books.now())
+        if grant is None and self._watch is not None:
+            await self._watch.refresh()  # nobody may have looked yet
+            grant = self.ring.grant_of(key_id, self.books.now())
         if grant is None:
             raise AuthenticationError("the API key that queued this work has been revoked or has expired")
         return grant

@@ -55,9 +55,9 @@ class KeyWatch:
         self._is_loaded = False
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Look now, and again after every pause."""
-        self._task = asyncio.create_task(self._poll(), name="glm-key-watch")
+    def start(self, *, at_once: bool) -> None:
+        """Look after every pause, and now if `at_once`: where nobody needs a key, opening a database can wait."""
+        self._task = asyncio.create_task(self._poll(at_once=at_once), name="glm-key-watch")
 
     async def close(self) -> None:
         """Stop looking."""
@@ -104,7 +104,9 @@ class KeyWatch:
                     self._revision = snapshot.revision
             self._is_loaded = True
 
-    async def _poll(self) -> None:
+    async def _poll(self, *, at_once: bool) -> None:
+        if not at_once:
+            await asyncio.sleep(self._poll_seconds)
         while True:
             try:
                 await self.look()
