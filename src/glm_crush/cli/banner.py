@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
+    from glm_crush.cli.console import Pieces
     from glm_crush.serving.served_models import ServedModels
 
-__all__ = ["banner"]
+__all__ = ["banner", "labelled"]
 
 
-def banner(url: str, models: ServedModels, *, needs_key: bool) -> list[Text]:
-    """A curl line, an OpenAI client line and the chat command, ready to be copied: print them with soft wrapping."""
-    from rich.markup import escape
-    from rich.text import Text
-
+def banner(url: str, models: ServedModels, *, needs_key: bool) -> list[Pieces]:
+    """A curl line, an OpenAI client line and the chat command, ready to be copied; see `console.print_lines`."""
     from glm_crush.serving.served_model import ServedModel
 
     model, *others = (resident.served for resident in models.pool.residents())
@@ -37,8 +33,17 @@ def banner(url: str, models: ServedModels, *, needs_key: bool) -> list[Text]:
         lines = [line for line in lines if line[0] != "chat"]
     length = model.context_length if isinstance(model, ServedModel) else model.encoder.max_length
     # Plain lines and no frame: a line that is copied must not carry a border with it.
-    rows = [Text.from_markup(f"  [cyan]{label:<7}[/] {escape(line)}") for label, line in lines]
-    title = Text.from_markup(
-        f"[bold green]ready[/]  [bold]{escape(model.name)}[/] at [bold]{url}[/] [dim]({length:,} tokens of context)[/]"
-    )
-    return [title, *rows]
+    title = [
+        ("ready", "bold green"),
+        ("  ", ""),
+        (model.name, "bold"),
+        (" at ", ""),
+        (url, "bold"),
+        (f" ({length:,} tokens of context)", "dim"),
+    ]
+    return [title, *(labelled(label, line) for label, line in lines)]
+
+
+def labelled(label: str, text: str) -> Pieces:
+    """One row beneath the title."""
+    return [("  ", ""), (f"{label:<7}", "cyan"), (f" {text}", "")]

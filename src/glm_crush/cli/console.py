@@ -5,13 +5,17 @@ Results go to standard output; progress, hints and errors go to standard error, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 __all__ = [
     "format_age",
@@ -19,6 +23,7 @@ __all__ = [
     "format_count",
     "moment_of",
     "print_error",
+    "print_lines",
     "print_warning",
     "standard_error",
     "standard_output",
@@ -27,6 +32,8 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int | None], None]
+# A line in pieces: text, and how a terminal shows it ("" = as it is).
+Pieces = Iterable[tuple[str, str]]
 
 _PIPE = 1000  # columns where nobody looks at them
 
@@ -55,6 +62,18 @@ def print_error(message: str) -> None:
     """One red line on standard error; a terminal breaks it between words."""
     console = standard_error()
     console.print(f"[bold red]error:[/] [red]{_escape(message)}[/]", soft_wrap=not console.is_terminal)
+
+
+def print_lines(lines: Iterable[Pieces]) -> None:
+    """Lines on standard error that a terminal does not break: they can be copied."""
+    if not sys.stderr.isatty():
+        # Without rich: a server that no terminal watches is ready before it would be imported.
+        sys.stderr.writelines("".join(text for text, _ in line) + "\n" for line in lines)
+        return
+    from rich.text import Text
+
+    for line in lines:
+        standard_error().print(Text.assemble(*line), soft_wrap=True)
 
 
 def _escape(text: str) -> str:
@@ -100,20 +119,25 @@ def moment_of(seconds: float) -> datetime:
 def transfer_bar(description: str) -> Iterator[Progress]:
     """A progress bar on standard error for `progress(what, done_bytes, total_bytes)` callbacks.
 
-    Each distinct `what` gets its own line. Nothing is drawn where standard error is not a terminal.
+    Each distinct `what` gets its own line; nothing is drawn, nor imported, before the first. Nothing is drawn where
+    standard error is not a terminal.
     """
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        ProgressColumn,
-        Task,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import (
-        Progress as RichProgress,
-    )
+    with ExitStack() as drawn:
+
+        @cache
+        def bar() -> RichProgress:
+            return drawn.enter_context(_transfer_columns())
+
+        @cache
+        def task(what: str) -> TaskID:
+            return bar().add_task(f"{description} {what}".strip(), total=None)
+
+        yield lambda what, done, total: bar().update(task(what), completed=done, total=total)
+
+
+def _transfer_columns() -> RichProgress:
+    from rich.progress import BarColumn, DownloadColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
     from rich.text import Text
 
     class Speed(ProgressColumn):
@@ -131,15 +155,7 @@ def transfer_bar(description: str) -> Iterator[Progress]:
         Speed(),
         TimeRemainingColumn(compact=True),
     )
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(f"{description} {what}".strip(), total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield progress
+    return RichProgress(*columns, console=console, disable=not console.is_terminal)
 
 
 def print_warning(message: str) -> None:

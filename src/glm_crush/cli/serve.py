@@ -144,24 +144,25 @@ def serve(
             # First of all: the engine's process imports while this one does.
             spawned = SpawnedChild(preload="glm_crush.engine.build")
             held.callback(spawned.discard)
-        from glm_crush.cli.console import standard_error
+        from glm_crush.cli.console import print_lines
         from glm_crush.cli.models import open_store
         from glm_crush.cli.serve_models import models_change, start_models
-        from glm_crush.serving.adapters import LoraAdapters
-        from glm_crush.serving.app import create_app
         from glm_crush.serving.gateway.exposure import check_exposure
         from glm_crush.serving.observability.logs import configure_logs, log_level_change
-        from glm_crush.serving.reloading.reloading import Reloading
         from glm_crush.serving.server import bind, run_server, server_url
-        from glm_crush.serving.stopping import Stopping
-        from glm_crush.storage.lazy import LazyDatabase
 
         check_exposure(settings)
         configure_logs(settings.api.log_level, settings.observability.log_format)
         bound = held.enter_context(bind(settings.api))
         second = settings.api.ollama_port
         also = [] if second is None else [held.enter_context(bind(settings.api, second))]
-        models = start_models(settings, given or [], name, spawned)
+        models = start_models(settings, given or [], name, spawned, meanwhile=_import_server)
+
+        from glm_crush.serving.adapters import LoraAdapters
+        from glm_crush.serving.app import create_app
+        from glm_crush.serving.reloading.reloading import Reloading
+        from glm_crush.serving.stopping import Stopping
+        from glm_crush.storage.lazy import LazyDatabase
 
         database = LazyDatabase(settings.storage, settings.store.home)
         for lora_name, lora_path in adapters:
@@ -191,13 +192,11 @@ def serve(
         )
 
         def ready(url: str) -> None:
-            from glm_crush.cli.banner import banner
+            from glm_crush.cli.banner import banner, labelled
 
-            for line in banner(url, models, needs_key=settings.api.key is not None):
-                standard_error().print(line, soft_wrap=True)
-            for listener in also:
-                second_url = server_url(listener, secure=settings.gateway.tls_cert is not None)
-                standard_error().print(f"  [cyan]Ollama[/]  {second_url}", soft_wrap=True)
+            lines = banner(url, models, needs_key=settings.api.key is not None)
+            secure = settings.gateway.tls_cert is not None
+            print_lines([*lines, *(labelled("Ollama", server_url(listener, secure=secure)) for listener in also)])
 
         run_server(
             app,
@@ -211,9 +210,16 @@ def serve(
         )
 
 
+def _import_server() -> None:
+    """What takes long to import and is not needed for the engine to begin."""
+    import glm_crush.serving.app
+    import glm_crush.serving.http_server  # noqa: F401
+
+
 def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> list[ServerPart]:
     """What speaks to clients beside the routes that every server has, and what watches over it."""
-    from glm_crush.cli.console import standard_error
+    from glm_crush.cli.banner import labelled
+    from glm_crush.cli.console import print_lines
     from glm_crush.serving.graphql.part import GraphqlPart
     from glm_crush.serving.grpc.part import GrpcPart
     from glm_crush.serving.guard.part import GuardPart
@@ -223,7 +229,7 @@ def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> 
     from glm_crush.serving.websocket.part import WebSocketPart
 
     def grpc_ready(port: int) -> None:
-        standard_error().print(f"  [cyan]gRPC[/]    {settings.api.host}:{port}", soft_wrap=True)
+        print_lines([labelled("gRPC", f"{settings.api.host}:{port}")])
 
     observability = Observability(models, settings.observability)
     parts: list[ServerPart] = [

@@ -6,7 +6,7 @@ Above: `serve`. Below: `models`, the server's pool. Progress is shown on standar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,14 @@ def _named_entries(settings: Settings, given: list[str], name: str | None) -> li
     return [first, *others]
 
 
-def start_models(settings: Settings, given: list[str], name: str | None, spawned: SpawnedChild | None) -> ServedModels:
+def start_models(
+    settings: Settings,
+    given: list[str],
+    name: str | None,
+    spawned: SpawnedChild | None,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+) -> ServedModels:
     """Load the models that a server starts with, and make what it loads others with.
 
     Args:
@@ -70,17 +77,16 @@ def start_models(settings: Settings, given: list[str], name: str | None, spawned
         given: models given to the verb.
         name: what clients call the first of them; None = as it was given.
         spawned: a process for the first engine; it is ended if no model needs it.
+        meanwhile: called while the engine of the first model loads it.
 
     Raises:
         ModelError, DownloadError, ConfigError: one cannot be used here.
     """
     from glm_crush.cli.models import find_model, load_packed, open_store
     from glm_crush.engine.machine import available_memory_bytes
-    from glm_crush.serving.model_alias import ModelAliases
     from glm_crush.serving.model_pool.local_source import LocalSource
     from glm_crush.serving.model_pool.pool import ModelPool
     from glm_crush.serving.model_pool.residency import Residency
-    from glm_crush.serving.served_models import ServedModels
 
     source = LocalSource(settings, open_store(settings), path_of=lambda what: find_model(settings, what))
     names = source.serve(_named_entries(settings, given, name))
@@ -104,8 +110,17 @@ def start_models(settings: Settings, given: list[str], name: str | None, spawned
         each, loaded = next(iter(opened.items()))
         limit = loaded.packed.weight_bytes + spare // len(opened)
         free = None if spawned is None or spawned.taken else spawned
-        pool.load_now(source.plan(each, loaded, limit, spawned=free), pinned=serving.pin)
+        prepared = source.plan(each, loaded, limit, spawned=free)
+        if meanwhile is not None:
+            prepared.begin()
+            meanwhile()
+            meanwhile = None
+        pool.load_now(prepared, pinned=serving.pin)
         del opened[each]
     if spawned is not None:
         spawned.discard()  # if no model has taken it
+    # Imported here: the engine of a model begins before.
+    from glm_crush.serving.model_alias import ModelAliases
+    from glm_crush.serving.served_models import ServedModels
+
     return ServedModels(aliases=ModelAliases(settings.store.home / "aliases"), pool=pool)

@@ -5,7 +5,6 @@ Above: `glm serve`. Below: `engine`, `chat`, `models`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
@@ -13,11 +12,10 @@ from glm_crush.chat.prompt_codec import PromptCodec
 from glm_crush.chat.reply_format import ReplyFormat
 from glm_crush.config import Settings
 from glm_crush.engine.machine import release_free_memory
-from glm_crush.engine.process.engine_process import EngineProcess, Supervision
-from glm_crush.engine.process.packed_engine import MAKE, packed_engine_arguments
-from glm_crush.engine.process.spawned_child import SpawnedChild
+from glm_crush.engine.process.engine_process import EngineProcess
 from glm_crush.engine.sampling_defaults import sampling_defaults
 from glm_crush.models.loader import LoadedModel
+from glm_crush.serving.begun_engine import begin_engine, draft_model
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.served_model import Grammars, ServedModel
 
@@ -34,8 +32,7 @@ def serve_loaded_model(
     settings: Settings,
     *,
     make_executor: MakeExecutor | None = None,
-    spawned: SpawnedChild | None = None,
-    on_start: Callable[[EngineProcess], None] | None = None,
+    begun: EngineProcess | None = None,
 ) -> tuple[ServedModel, AsyncEngine | EngineProcess]:
     """Start an engine for a loaded model, in a process of its own or in a thread; the caller closes the engine.
 
@@ -44,8 +41,7 @@ def serve_loaded_model(
         loaded: the model, its weights mapped.
         settings: engine, context, and where the engine runs.
         make_executor: what runs the model, in this process; None = the native executor.
-        spawned: the process for the engine, where it has been started; taken over if it is used.
-        on_start: told of the engine's process before it has loaded the model, to be able to close it.
+        begun: its engine, where that has been begun (see `begin_engine`).
 
     Raises:
         ConfigError: settings, model and memory do not go together.
@@ -54,9 +50,7 @@ def serve_loaded_model(
     engine: AsyncEngine | EngineProcess
     grammars: Grammars
     if settings.api.engine_process and make_executor is None:
-        engine = grammars = _start_engine_process(loaded, settings, spawned)
-        if on_start is not None:
-            on_start(engine)
+        engine = grammars = begun or begin_engine(loaded, settings)
         codec, replies = _codec(loaded)  # meanwhile the child loads the model too
         max_context = _context_of(engine)
         release_free_memory()  # what loading took for a moment
@@ -70,7 +64,7 @@ def serve_loaded_model(
             settings.crush,
             max_context=settings.model.context_length,
             make_executor=make_executor,
-            draft=_draft_model(settings),
+            draft=draft_model(settings),
         )
         engine, grammars, max_context = AsyncEngine(built.engine), built.grammars, built.cache.max_context
         codec, replies = _codec(loaded)
@@ -99,37 +93,6 @@ def serve_loaded_model(
         ),
     )
     return model, engine
-
-
-def _start_engine_process(loaded: LoadedModel, settings: Settings, spawned: SpawnedChild | None) -> EngineProcess:
-    """A child that maps the same packed file; it may not be ready yet."""
-    api = settings.api
-    draft = _draft_model(settings)
-    return EngineProcess(
-        MAKE,
-        packed_engine_arguments(
-            loaded.packed.path,
-            settings.crush,
-            settings.model.context_length,
-            None if draft is None else draft.packed.path,
-        ),
-        max_queue_size=settings.crush.max_queue_size,
-        supervision=Supervision(
-            hang_seconds=api.engine_hang_seconds,
-            wait_seconds=api.engine_wait_seconds,
-            max_restarts_per_minute=api.engine_restarts_per_minute,
-        ),
-        spawned=spawned,
-    )
-
-
-def _draft_model(settings: Settings) -> LoadedModel | None:
-    if settings.crush.draft_model is None and settings.crush.speculation != "draft":
-        return None
-    # Imported here: most servers have no second model.
-    from glm_crush.engine.build_drafter import load_draft_model
-
-    return load_draft_model(settings)
 
 
 def _codec(loaded: LoadedModel) -> tuple[PromptCodec, ReplyFormat]:

@@ -16,7 +16,7 @@ from glm_crush.config import Settings
 from glm_crush.engine.memory_plan import MemoryPlan, plan_memory
 from glm_crush.errors import ConfigError, GlmError, ModelNotFoundError, ModelTooLargeError
 from glm_crush.models.loader import LoadedModel, load_model
-from glm_crush.serving.local_model import serve_loaded_model
+from glm_crush.serving.begun_engine import begin_engine
 from glm_crush.serving.model_pool.residency import mebibytes
 from glm_crush.serving.model_pool.resident import Kind, LoadableModel, PreparedModel, Resident
 from glm_crush.weights.stored_model import check_name
@@ -143,6 +143,7 @@ class LocalSource:
             weight_bytes=plan.weight_bytes,
             cache_bytes=plan.cache.num_bytes,
             start=start,
+            begin=start.begin,
             abort=start.abort,
         )
 
@@ -219,11 +220,25 @@ class _ChatStart:
         self._is_aborted = False
         self._engine: EngineProcess | None = None
 
+    def begin(self) -> None:
+        """See `PreparedModel.begin`."""
+        if not self._settings.api.engine_process:
+            return
+        engine = begin_engine(self._loaded, self._settings, self._spawned)
+        with self._lock:
+            self._engine = engine
+            is_aborted = self._is_aborted
+        if is_aborted:
+            engine.close()
+
     def __call__(self) -> Resident:
         """See `PreparedModel.start`."""
-        served, engine = serve_loaded_model(
-            self._name, self._loaded, self._settings, spawned=self._spawned, on_start=self._began
-        )
+        if self._engine is None:
+            self.begin()
+        # Imported here: the engine loads its model meanwhile.
+        from glm_crush.serving.local_model import serve_loaded_model
+
+        served, engine = serve_loaded_model(self._name, self._loaded, self._settings, begun=self._engine)
         return Resident(
             name=self._name,
             kind="chat",
@@ -239,13 +254,6 @@ class _ChatStart:
             self._is_aborted = True
             engine = self._engine
         if engine is not None:
-            engine.close()
-
-    def _began(self, engine: EngineProcess) -> None:
-        with self._lock:
-            self._engine = engine
-            is_aborted = self._is_aborted
-        if is_aborted:
             engine.close()
 
 

@@ -187,6 +187,7 @@ class ModelPool:
             assert slot.state == "loading", slot
             stay.resident = prepared.start()
         except BaseException:
+            prepared.abort()
             self._forget(slot)
             raise
         self.residency.loaded(slot, self._clock())

@@ -53,7 +53,9 @@ class PreparedModel:
     """A model whose files have been read as far as it takes to know what it is and what it will take.
 
     Attributes:
-        start: loads it; blocks, and raises any error of ours. abort: makes a running `start` fail soon.
+        start: loads it; blocks, and raises any error of ours.
+        begin: has begin what another process does for it, so that `start` waits less; may be left out.
+        abort: makes a running `start` fail soon, and ends what was begun.
     """
 
     name: str
@@ -61,6 +63,7 @@ class PreparedModel:
     weight_bytes: int
     cache_bytes: int
     start: Callable[[], Resident]
+    begin: Callable[[], None] = _nothing
     abort: Callable[[], None] = _nothing
 
     @property
