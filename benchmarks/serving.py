@@ -106,12 +106,15 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=("clients", "prefix", "shapes", []), help="default: all")
     parser.add_argument("--without-vllm", action="store_true", help="leave vLLM out (it takes a minute to start)")
     parser.add_argument("--without-speculation", action="store_true", help="guess no tokens ahead")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="models of the part `shapes` (default: both)")
     parser.add_argument("--clients", type=int, action="append", help="numbers of clients (default 1, 8, 32)")
     options = parser.parse_args()
-    print_header("N3, N4: serving SmolLM2-135M 4-bit")
-    vllm = None if options.without_vllm else vllm_server(options.threads)
+    print_header("N3, N4: serving, 4-bit")
+    parts = options.parts or ["clients", "prefix", "shapes"]
+    without_vllm = options.without_vllm or parts == ["shapes"]  # which only llama-server is measured with
+    vllm = None if without_vllm else vllm_server(options.threads)
     with running(vllm):
-        measure(options, options.parts or ["clients", "prefix", "shapes"], vllm)
+        measure(options, parts, vllm)
 
 
 def measure(options: argparse.Namespace, parts: Sequence[str], vllm: Server | None) -> None:
@@ -155,7 +158,7 @@ def measure_prefix(options: argparse.Namespace, vllm: Server | None) -> None:
 
 def measure_shapes(options: argparse.Namespace) -> None:
     """The tables of the models with random weights, which only llama-server has too."""
-    for shape, target in SHAPES.items():
+    for shape in options.shape or SHAPES:
         file = model(f"{shape}-q4_0.gguf")
         for clients in options.clients or (8, 32):
             with running(glm_server(file), llama_server(file, options.threads, clients, 192)) as servers:
@@ -163,7 +166,7 @@ def measure_shapes(options: argparse.Namespace) -> None:
                 workloads = [shape_workload(clients, number) for number in range(options.rounds)]
                 results = alternate(servers, workloads)
             print(shape, end=", ")
-            report(workloads[0], results, target, None)
+            report(workloads[0], results, SHAPES[shape], None)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ from peers.model_shapes import cost
 from peers.paths import model
 from roofline import measure
 
-PREFILL = Task(prompt_tokens=512)
-DECODE = Task(generate_tokens=64)
-DEEP_DECODE = Task(generate_tokens=32, depth=4096)
+TASKS = {
+    "prefill": Task(prompt_tokens=512),
+    "decode": Task(generate_tokens=64),
+    "deep": Task(generate_tokens=32, depth=4096),
+}
 TARGETS = {
-    "dense-1.5b": {PREFILL: 2.6, DECODE: 1.7, DEEP_DECODE: 2.6},
-    "glm4moe-small": {PREFILL: 4.5, DECODE: 1.9, DEEP_DECODE: 2.0},
+    "dense-1.5b": {"prefill": 2.6, "decode": 1.7, "deep": 2.6},
+    "glm4moe-small": {"prefill": 4.5, "decode": 1.9, "deep": 2.0},
 }
 
 
 def main() -> None:
     """Print the figures of the chosen shapes."""
     parser = arguments(__doc__)
+    parser.add_argument("--task", choices=TASKS, action="append", help="default: all; `deep` takes minutes a round")
     parser.add_argument("shapes", nargs="*", metavar="|".join(TARGETS), help="default: both")
     options = parser.parse_args()
     print_header("N5, N6: random-weight shapes, 4-bit")
@@ -31,12 +34,13 @@ def main() -> None:
     for shape in options.shapes or TARGETS:
         print(f"## {shape}\n")
         file = model(f"{shape}-q4_0.gguf")
-        for task, target in TARGETS[shape].items():
+        for name in options.task or TASKS:
+            task, target = TASKS[name], TARGETS[shape][name]
             if task.prompt_tokens:
                 limit = machine.int8_operations_per_second / cost(shape).prefill_operations()
             else:
                 limit = machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth, "int8")
-            ours = Ours(file, "q4", options.threads)
+            ours = Ours(file, "q4", options.threads, kv_dtype="int8")  # as served by default
             compare(ours, Llama(file, options.threads).settings(), task, options.rounds).report(target, limit)
 
 
