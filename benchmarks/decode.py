@@ -7,6 +7,8 @@ limit is memory bandwidth over the bytes a token must read.
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness import arguments, compare, print_header
 from peers.engines import Llama, Ours, Task
 from peers.model_shapes import cost
@@ -25,12 +27,16 @@ def main() -> None:
     """Print the figures."""
     options = arguments(__doc__).parse_args()
     print_header("N1: decode, SmolLM2-135M, one stream")
-    machine = measure(options.threads)
     for weight_format, kv_dtype, file, task, target in FIGURES:
         ours = Ours(model(file), weight_format, options.threads, kv_dtype)
         peers = Llama(model(file), options.threads).settings()
-        limit = machine.bytes_per_second / cost("smollm2-135m").decode_bytes(weight_format, task.depth, kv_dtype)
-        compare(ours, peers, task, options.rounds).report(target, limit)
+        read = cost("smollm2-135m").decode_bytes(weight_format, task.depth, kv_dtype)
+        limit = partial(_limit, options.threads, read)
+        compare(ours, peers, task, options.rounds, limit).report(target)
+
+
+def _limit(threads: int, bytes_per_token: float) -> float:
+    return measure(threads).bytes_per_second / bytes_per_token
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,39 +37,64 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours and a peer at one task, measured in turn."""
+    """Ours and a peer at one task, measured in turn: tokens a second of each round, and what the machine allowed."""
 
     task: Task
     ours: str
     peer: str
-    our_speed: Spread
-    peer_speed: Spread
-    ratio: Spread
+    our_speeds: Sequence[float]
+    peer_speeds: Sequence[float]
+    limits: Sequence[float] = ()
 
-    def report(self, target: float, limit: float | None = None) -> None:
+    @property
+    def ratio(self) -> Spread:
+        """Ours over the peer's, round by round."""
+        return _ratios(self.our_speeds, self.peer_speeds)
+
+    @property
+    def possible_ratio(self) -> Spread:
+        """What the machine allows over the peer's speed, round by round: the most that any ratio could be."""
+        return _ratios(self.limits, self.peer_speeds)
+
+    def report(self, target: float) -> None:
         """Print the pair, the ratio beside its target, and the distance to the physical limit."""
         met = "met" if self.ratio.median >= target else "NOT met"
         print(f"{self.task}")
-        print(f"  {self.ours:<32} {self.our_speed} tok/s")
-        print(f"  {self.peer:<32} {self.peer_speed} tok/s")
+        print(f"  {self.ours:<32} {Spread.of(self.our_speeds)} tok/s")
+        print(f"  {self.peer:<32} {Spread.of(self.peer_speeds)} tok/s")
         print(f"  {'ratio':<32} {self.ratio}x, target {target}x: {met}")
-        if limit:
-            print(f"  {'physical limit':<32} {limit:.0f} tok/s; reached {100 * self.our_speed.median / limit:.0f} %")
+        if self.limits:
+            ours, peer = _ratios(self.our_speeds, self.limits), _ratios(self.peer_speeds, self.limits)
+            print(
+                f"  {'physical limit':<32} {Spread.of(self.limits)} tok/s; ours reaches {ours} of it, the peer {peer},"
+            )
+            print(f"  {'':<32} which leaves room for a ratio of {_ratios(self.limits, self.peer_speeds)}x")
         print(flush=True)
 
 
-def compare(ours: Engine, peers: Sequence[Engine], task: Task, rounds: int) -> Comparison:
-    """Run ours and the fastest of `peers` in turn, `rounds` times; the ratio is taken within each round."""
+def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Of each round."""
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def compare(
+    ours: Engine, peers: Sequence[Engine], task: Task, rounds: int, limit: Callable[[], float] | None = None
+) -> Comparison:
+    """Run ours and the fastest of `peers` in turn, `rounds` times; ratios are taken within each round.
+
+    `limit` measures the tokens a second that the machine allows; it does so in each round, because it varies.
+    """
     peer = best(list(peers), task) if len(peers) > 1 else peers[0]
-    our_speeds, peer_speeds = [], []
+    our_speeds, peer_speeds, limits = [], [], []
     for i in range(rounds):
+        if limit is not None:
+            limits.append(limit())
         for side in ("ours", "peer") if i % 2 == 0 else ("peer", "ours"):
             if side == "ours":
                 our_speeds.append(ours(task))
             else:
                 peer_speeds.append(peer(task))
-    ratios = [a / b for a, b in zip(our_speeds, peer_speeds, strict=True)]
-    return Comparison(task, str(ours), str(peer), Spread.of(our_speeds), Spread.of(peer_speeds), Spread.of(ratios))
+    return Comparison(task, str(ours), str(peer), our_speeds, peer_speeds, limits)
 
 
 def physical_cores() -> int:

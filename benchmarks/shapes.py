@@ -6,6 +6,8 @@ peak); `glm4moe-small` has the architecture of GLM-4.6 (N5).
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness import arguments, compare, print_header
 from peers.engines import Llama, Ours, Task
 from peers.model_shapes import cost
@@ -30,18 +32,21 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", metavar="|".join(TARGETS), help="default: both")
     options = parser.parse_args()
     print_header("N5, N6: random-weight shapes, 4-bit")
-    machine = measure(options.threads)
     for shape in options.shapes or TARGETS:
         print(f"## {shape}\n")
         file = model(f"{shape}-q4_0.gguf")
         for name in options.task or TASKS:
             task, target = TASKS[name], TARGETS[shape][name]
-            if task.prompt_tokens:
-                limit = machine.int8_operations_per_second / cost(shape).prefill_operations()
-            else:
-                limit = machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth, "int8")
             ours = Ours(file, "q4", options.threads, kv_dtype="int8")  # as served by default
-            compare(ours, Llama(file, options.threads).settings(), task, options.rounds).report(target, limit)
+            limit = partial(_limit, shape, task, options.threads)
+            compare(ours, Llama(file, options.threads).settings(), task, options.rounds, limit).report(target)
+
+
+def _limit(shape: str, task: Task, threads: int) -> float:
+    machine = measure(threads)
+    if task.prompt_tokens:
+        return machine.int8_operations_per_second / cost(shape).prefill_operations()
+    return machine.bytes_per_second / cost(shape).decode_bytes("q4", task.depth, "int8")
 
 
 if __name__ == "__main__":
