@@ -66,9 +66,9 @@ class Comparison:
         if self.limits:
             ours, peer = _ratios(self.our_speeds, self.limits), _ratios(self.peer_speeds, self.limits)
             print(
-                f"  {'physical limit':<32} {Spread.of(self.limits)} tok/s; ours reaches {ours} of it, the peer {peer},"
+                f"  {'physical limit':<32} {Spread.of(self.limits)} tok/s: ours reaches {ours} of it, the peer {peer}"
             )
-            print(f"  {'':<32} which leaves room for a ratio of {_ratios(self.limits, self.peer_speeds)}x")
+            print(f"  {'possible ratio':<32} {self.possible_ratio}x")
         print(flush=True)
 
 

@@ -37,7 +37,19 @@ def test_the_ratio_is_taken_within_each_round() -> None:
     peer = ScriptedEngine("peer", [100.0, 40.0, 60.0], [])
     comparison = harness.compare(ours, [peer], TASK, rounds=3)
     assert comparison.ratio == harness.Spread(median=2.0, low=1.5, high=2.5)
-    assert comparison.our_speed == harness.Spread(median=100.0, low=90.0, high=200.0)
+
+
+def test_the_limit_is_measured_in_each_round_for_it_varies(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = ScriptedEngine("ours", [90.0, 45.0], [])
+    peer = ScriptedEngine("peer", [80.0, 40.0], [])
+    limits = iter([100.0, 50.0])
+    comparison = harness.compare(ours, [peer], TASK, rounds=2, limit=lambda: next(limits))
+    assert comparison.possible_ratio == harness.Spread(median=1.25, low=1.25, high=1.25)
+    comparison.report(target=1.7)
+    printed = capsys.readouterr().out
+    assert "ours reaches 0.90 [0.90 .. 0.90] of it, the peer 0.80 [0.80 .. 0.80]" in printed
+    assert "possible ratio                   1.25 [1.25 .. 1.25]x" in printed
+    assert "target 1.7x: NOT met" in printed
 
 
 def test_the_peer_of_a_comparison_is_the_fastest_of_its_settings() -> None:
