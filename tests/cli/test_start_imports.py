@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.requirement("N7")
 
 NOT_FOR_A_START = (
-    # terminals, arrays of other types, checkpoints: what is drawn, packed or converted
-    *("rich", "prompt_toolkit", "ml_dtypes", "gguf", "safetensors", "glm_crush.weights.checkpoint"),
+    # terminals, arrays, checkpoints: what is drawn, computed, packed or converted
+    *("rich", "prompt_toolkit", "numpy", "ml_dtypes", "gguf", "safetensors", "glm_crush.weights.checkpoint"),
     # what a request brings in that needs it
     *("sqlalchemy", "aiosqlite", "grpc", "google.protobuf", "strawberry", "graphql", "mcp", "httpx2", "structlog"),
     # what the engine's process has

@@ -7,7 +7,8 @@ import pytest
 
 from glm_crush.kernels._native import kernels
 from glm_crush.kernels.reference_math import gated_activation, round_to_bfloat16, to_block_float
-from glm_crush.weights.layout import FORMATS, unpack
+from glm_crush.weights.layout import unpack
+from glm_crush.weights.packed_size import FORMATS
 from tests.conformance.packed_weights import packed_weight
 
 VARIANTS = kernels.available()

@@ -47,7 +47,7 @@ from glm_crush.storage.lazy import LazyDatabase
 from glm_crush.weights.formats import choose_format
 from glm_crush.weights.gguf_blocks import GgufTensor
 from glm_crush.weights.gguf_names import ARCHITECTURES
-from glm_crush.weights.layout import FORMATS, panel_nbytes
+from glm_crush.weights.packed_size import FORMATS, panel_nbytes
 from glm_crush.weights.source_tensor import DenseTensor
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 

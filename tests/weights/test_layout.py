@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glm_crush.weights.layout import (
-    FORMATS,
     QuantBlocks,
     RowQuant,
     float32_to_bfloat16_bits,
@@ -18,9 +17,9 @@ from glm_crush.weights.layout import (
     pack_blocks,
     pack_f32,
     pack_rows,
-    packed_nbytes,
     unpack,
 )
+from glm_crush.weights.packed_size import FORMATS, packed_nbytes
 from glm_crush.weights.plan import gated_rows
 
 pytestmark = pytest.mark.requirement("M3")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from glm_crush.errors import PackedFileError
 from glm_crush.weights.layout import pack_f32
-from glm_crush.weights.packed_file import PackedFile, PackedHeader, linear_entry, vector_entry, write_packed
+from glm_crush.weights.packed_file import PackedFile, PackedHeader, linear_entry, vector_entry
+from glm_crush.weights.packed_writer import write_packed
 
 pytestmark = pytest.mark.requirement("M3")
 

@@ -221,11 +221,9 @@ def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> 
     from glm_crush.cli.banner import labelled
     from glm_crush.cli.console import print_lines
     from glm_crush.serving.graphql.part import GraphqlPart
-    from glm_crush.serving.grpc.part import GrpcPart
     from glm_crush.serving.guard.part import GuardPart
     from glm_crush.serving.mcp.part import McpPart
     from glm_crush.serving.observability.part import Observability
-    from glm_crush.serving.response_cache.part import ResponseCache
     from glm_crush.serving.websocket.part import WebSocketPart
 
     def grpc_ready(port: int) -> None:
@@ -240,7 +238,11 @@ def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> 
         GraphqlPart(models, settings.graphql, ping_interval_seconds=settings.api.ping_interval_seconds),
     ]
     if settings.cache.enabled:
+        from glm_crush.serving.response_cache.part import ResponseCache
+
         parts.append(ResponseCache(models, settings.cache, database))
     if settings.api.grpc_port is not None:
+        from glm_crush.serving.grpc.part import GrpcPart
+
         parts.append(GrpcPart(models, settings.api, settings.gateway, settings.api.grpc_port, on_ready=grpc_ready))
     return parts

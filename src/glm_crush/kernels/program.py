@@ -10,10 +10,15 @@ checkpoints nor requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Int32 = npt.NDArray[np.int32]
 
 __all__ = [
     "AddNorm",
@@ -37,8 +42,6 @@ __all__ = [
     "Rope",
     "View",
 ]
-
-Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,13 @@ class Rope:
     """One rotary embedding (Su et al. 2021), shared by all layers that name it.
 
     Attributes:
-        inv_freq: float32 `[rotary_dim / 2]`, angle per position, scaling (llama3, linear, yarn) applied.
+        inv_freq: float32 `[rotary_dim / 2]`, angle per position, scaling (llama3, linear, yarn) applied; may be
+            computed when it is first read.
         interleaved: pairs are (2i, 2i+1); otherwise (i, i + rotary_dim/2).
         attention_factor: multiplies cos and sin (yarn).
     """
 
-    inv_freq: tuple[float, ...]
+    inv_freq: Sequence[float]
     interleaved: bool
     attention_factor: float = 1.0
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from glm_crush.kernels.program import Embed, HeadLinear, Linear, Logits, MixtureOfExperts
 from glm_crush.models.compiler import CompiledModel
-from glm_crush.weights.layout import packed_nbytes
 from glm_crush.weights.packed_file import PackedEntry
+from glm_crush.weights.packed_size import packed_nbytes
 from glm_crush.weights.plan import LinearPlan
 
 __all__ = ["Footprint", "packed_footprint", "weight_footprint"]

@@ -19,8 +19,8 @@ from glm_crush.models.sentence import SentenceConfig
 from glm_crush.tokenizer.tokenizer import Tokenizer
 from glm_crush.weights.atomic_file import exclusive
 from glm_crush.weights.checkpoint_files import checkpoint_files
-from glm_crush.weights.layout import LAYOUT_VERSION
 from glm_crush.weights.packed_file import PackedFile
+from glm_crush.weights.packed_size import LAYOUT_VERSION
 from glm_crush.weights.plan import WEIGHT_FORMATS, LinearPlan
 from glm_crush.weights.source_hash import source_hash
 

@@ -2,25 +2,21 @@
 
 Reads both forms: transformers 5 (`rope_parameters`, per layer type in gemma3) and older files
 (`rope_theta`, `partial_rotary_factor`, `rope_scaling`). Scalings: none, linear, llama3, yarn
-(Peng et al. 2023); anything else fails the load. All angles are computed in float32 in the order
-transformers uses, so that the end of a long context agrees. Below: `config_reader`.
+(Peng et al. 2023); anything else fails the load. Below: `config_reader`, `rotary_angles`.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from glm_crush.errors import UnsupportedModelError
 from glm_crush.kernels.program import Rope
 from glm_crush.models.config_reader import ConfigReader, nearest
+from glm_crush.models.rotary_angles import Angles, LinearAngles, Llama3Angles, YarnAngles
 
 __all__ = ["RotaryConfig", "read_rotary", "rotary_frequencies"]
-
-Float32 = npt.NDArray[np.float32]
 
 _MAX_POSITION = 2**31 - 1
 _SCALINGS = ("default", "linear", "llama3", "yarn")
@@ -95,43 +91,29 @@ def rotary_frequencies(
             f"{parameters.where}: partial_rotary_factor {partial} of head_dim {head_dim} rotates {dim} dimensions; "
             f"it must be an even number in [2, {head_dim}]"
         )
-    frequencies = (1.0 / _powers(theta, dim)).astype(np.float32)
+    angles = Angles(theta, dim)
     attention_factor, extended, score_factor = 1.0, None, 1.0
     if kind == "linear":
-        frequencies = frequencies / np.float32(parameters.positive("factor"))
+        angles = LinearAngles(theta, dim, parameters.positive("factor"))
     elif kind == "llama3":
-        frequencies = _llama3(parameters, frequencies)
+        angles = _llama3(parameters, theta, dim)
     elif kind == "yarn":
-        frequencies, attention_factor, extended = _yarn(parameters, theta, dim)
+        angles, attention_factor, extended = _yarn(parameters, theta, dim)
         score_factor = _mscale(parameters.positive("factor"), parameters.optional_number("mscale_all_dim") or 0.0) ** 2
     parameters.finish()
-    rope = Rope(tuple(float(f) for f in frequencies), interleaved, attention_factor)
-    return RotaryConfig(rope, extended, score_factor)
+    return RotaryConfig(Rope(angles, interleaved, attention_factor), extended, score_factor)
 
 
-def _powers(theta: float, dim: int) -> Float32:
-    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    powers: Float32 = np.power(np.float32(theta), exponents, dtype=np.float32)
-    return powers
-
-
-def _llama3(parameters: ConfigReader, frequencies: Float32) -> Float32:
-    """Llama 3.1: slow angles are divided by `factor`, fast ones kept, those between are blended."""
-    factor = np.float32(parameters.positive("factor"))
-    low = np.float32(parameters.positive("low_freq_factor"))
-    high = np.float32(parameters.positive("high_freq_factor"))
-    context = np.float32(parameters.integer("original_max_position_embeddings"))
+def _llama3(parameters: ConfigReader, theta: float, dim: int) -> Angles:
+    factor = parameters.positive("factor")
+    low, high = array("f", [parameters.positive("low_freq_factor"), parameters.positive("high_freq_factor")])
+    context = parameters.integer("original_max_position_embeddings")
     if high <= low:
         raise parameters.malformed("high_freq_factor", high, f"above low_freq_factor {low}")
-    wavelength = np.float32(2 * math.pi) / frequencies
-    smooth = (context / wavelength - low) / (high - low)
-    blended = (1 - smooth) * frequencies / factor + smooth * frequencies
-    scaled = np.where(wavelength > context / low, frequencies / factor, blended)
-    return np.where(wavelength < context / high, frequencies, scaled).astype(np.float32)
+    return Llama3Angles(theta, dim, factor, low, high, context)
 
 
-def _yarn(parameters: ConfigReader, theta: float, dim: int) -> tuple[Float32, float, int]:
-    """YaRN (section 3.4): fast dimensions keep their angle, slow ones are interpolated, a ramp joins them."""
+def _yarn(parameters: ConfigReader, theta: float, dim: int) -> tuple[Angles, float, int]:
     factor = parameters.positive("factor")
     original = parameters.integer("original_max_position_embeddings")
     if original * factor > _MAX_POSITION:
@@ -144,11 +126,7 @@ def _yarn(parameters: ConfigReader, theta: float, dim: int) -> tuple[Float32, fl
         attention_factor = _mscale(factor, 1.0)
     fast, slow = parameters.positive("beta_fast", 32.0), parameters.positive("beta_slow", 1.0)
     low, high = _yarn_ramp(dim, theta, original, (fast, slow), whole=parameters.flag("truncate", True))
-    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - low) / (high - low), 0, 1).astype(np.float32)
-    powers = _powers(theta, dim)
-    interpolated = 1.0 / (np.float32(factor) * powers)
-    frequencies = interpolated * ramp + (1.0 / powers) * (1 - ramp)
-    return frequencies.astype(np.float32), attention_factor, round(original * factor)
+    return YarnAngles(theta, dim, factor, low, high), attention_factor, round(original * factor)
 
 
 def _yarn_ramp(

@@ -11,14 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from glm_crush.engine.encoder import Encoder, TextInput
-from glm_crush.engine.encoder_queue import EncoderQueue
-from glm_crush.engine.encoder_runner import Float32
-from glm_crush.engine.reranker import relevance, unit_vectors
 from glm_crush.errors import InvalidParameterError, ModelNotFoundError
 from glm_crush.models.sentence import SentenceConfig
 from glm_crush.serving.gateway.admission import current_admission
@@ -26,7 +20,12 @@ from glm_crush.serving.gateway.metering import metered_prompt
 from glm_crush.serving.model_details import ModelDetails
 from glm_crush.serving.model_pool.pool import ModelPool, WrongKindError
 from glm_crush.serving.model_pool.resident import Kind, Resident
-from glm_crush.tokenizer.encoded_text import EncodedText
+
+if TYPE_CHECKING:
+    from glm_crush.engine.encoder import Encoder, TextInput
+    from glm_crush.engine.encoder_queue import EncoderQueue
+    from glm_crush.engine.encoder_runner import Float32
+    from glm_crush.tokenizer.encoded_text import EncodedText
 
 __all__ = ["EmbeddedTexts", "ScoredPairs", "ServedEncoder", "ServedEncoders"]
 
@@ -132,12 +131,19 @@ class ServedEncoder:
                 for index, (query, text) in enumerate(pairs)
             ]
 
+        # Imported here, as everywhere beneath the routes: servers without an encoder do without NumPy.
+        from glm_crush.engine.reranker import relevance
+
         done = await self._compute(sum(len(a) + len(b) for a, b in pairs), encode)
         return ScoredPairs(relevance(done.vectors).tolist(), done.num_tokens, "cross-encoder")
 
     async def _cosines(
         self, pairs: Sequence[tuple[str, str]], truncate_to: int | None, second_length: int | None
     ) -> ScoredPairs:
+        import numpy as np
+
+        from glm_crush.engine.reranker import unit_vectors
+
         queries = list(dict.fromkeys(query for query, _ in pairs))
         shorter = truncate_to if second_length is None else min(second_length, truncate_to or second_length)
         asked = await self.embed(queries, kind="query", truncate_to=truncate_to)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from glm_crush.errors import UnsupportedModelError
 from glm_crush.weights.layout import (
-    FORMATS,
     QuantBlocks,
     RowQuant,
     interleave_gated,
@@ -24,6 +23,7 @@ from glm_crush.weights.layout import (
     pack_rows,
     padding_code,
 )
+from glm_crush.weights.packed_size import FORMATS
 from glm_crush.weights.plan import WEIGHT_FORMATS
 from glm_crush.weights.quantize import check_finite, quantize_q4, quantize_q4a, quantize_q8, quantize_q8g
 from glm_crush.weights.source_tensor import SourceTensor

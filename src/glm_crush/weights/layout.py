@@ -24,11 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from glm_crush.weights.packed_size import BLOCK_BYTES, BLOCK_COLS, GROUP, PANEL_ROWS, ROW_ALIGN, panel_nbytes
+
 __all__ = [
-    "FORMATS",
-    "LAYOUT_VERSION",
-    "PANEL_ROWS",
-    "ROW_ALIGN",
     "QuantBlocks",
     "RowQuant",
     "bfloat16_bits_to_float32",
@@ -38,19 +36,9 @@ __all__ = [
     "pack_blocks",
     "pack_f32",
     "pack_rows",
-    "packed_nbytes",
     "padding_code",
-    "panel_nbytes",
     "unpack",
 ]
-
-LAYOUT_VERSION = 1
-FORMATS = ("q4", "q4a", "q8g", "q8", "bf16", "f32")
-PANEL_ROWS = 16
-ROW_ALIGN = 32
-BLOCK_COLS = 64
-GROUP = 32
-_BLOCK_BYTES = {"q4": 576, "q4a": 640, "q8g": 1088, "q8": 1024, "bf16": 2048, "f32": 4096}
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -103,17 +91,6 @@ class RowQuant:
         return (self.codes.astype(np.float32) - np.float32(128)) * self.scales[:, None]
 
 
-def panel_nbytes(weight_format: str, cols: int) -> int:
-    """Bytes of one panel of 16 rows."""
-    return -(-cols // BLOCK_COLS) * _BLOCK_BYTES[weight_format] + (64 if weight_format == "q8" else 0)
-
-
-def packed_nbytes(weight_format: str, rows: int, cols: int, experts: int = 1) -> int:
-    """Bytes of a packed weight `[experts, rows, cols]`, padding included."""
-    panels = -(-rows // ROW_ALIGN) * (ROW_ALIGN // PANEL_ROWS)
-    return experts * panels * panel_nbytes(weight_format, cols)
-
-
 def interleave_gated(gate: AnyArray, up: AnyArray, fill: float = 0) -> AnyArray:
     """Alternate panels of gate and up rows.
 
@@ -142,7 +119,7 @@ def pack_blocks(blocks: QuantBlocks) -> UInt8:
     fmt = blocks.format
     codes = _panels(blocks.codes, padding_code(fmt))
     num_panels, num_blocks = codes.shape[0], codes.shape[2]
-    out = np.empty((num_panels, num_blocks, _BLOCK_BYTES[fmt]), np.uint8)
+    out = np.empty((num_panels, num_blocks, BLOCK_BYTES[fmt]), np.uint8)
     out[:, :, :64] = _group_values(blocks.scales, num_panels, num_blocks)
     start = 64
     if blocks.mins is not None:

@@ -28,8 +28,9 @@ from glm_crush.weights.formats import (
     pack_any,
     source_rows,
 )
-from glm_crush.weights.layout import PANEL_ROWS, ROW_ALIGN
-from glm_crush.weights.packed_file import PackedEntry, PackedHeader, linear_entry, vector_entry, write_packed
+from glm_crush.weights.packed_file import PackedEntry, PackedHeader, linear_entry, vector_entry
+from glm_crush.weights.packed_size import PANEL_ROWS, ROW_ALIGN
+from glm_crush.weights.packed_writer import write_packed
 from glm_crush.weights.plan import LinearPlan, Source, VectorPlan, WeightPlan
 from glm_crush.weights.quantize import check_finite
 from glm_crush.weights.source_tensor import SourceTensor

@@ -5,45 +5,39 @@
     data           starts at a multiple of 4096; linear weights at multiples of 4096, vectors and blobs of 64
 
 Opening checks magic, version, sizes, the header's checksum and every entry's bounds, and maps the file; the data is not
-read (`verify` does that). Above: `weights.pack` writes, `models.loader` opens. This module knows no checkpoints.
+read (`verify` does that). Above: `models.loader`; `packed_writer` writes it. This module knows no checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from glm_crush.errors import PackedFileError
-from glm_crush.weights.atomic_file import AtomicFile
-from glm_crush.weights.layout import FORMATS
 from glm_crush.weights.packed_header import (
     PRELUDE_BYTES,
-    TOKENIZER_BLOB,
     PackedEntry,
     PackedHeader,
-    data_start,
-    encode_header,
-    encode_prelude,
     linear_entry,
     read_header,
     stored_data_hash,
     vector_entry,
 )
+from glm_crush.weights.packed_size import FORMATS
 
-__all__ = ["PackedEntry", "PackedFile", "PackedHeader", "PackedTensor", "linear_entry", "vector_entry", "write_packed"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
-Chunk = tuple[str, npt.NDArray[Any]]
+    UInt8 = npt.NDArray[np.uint8]
+    Float32 = npt.NDArray[np.float32]
+
+__all__ = ["PackedEntry", "PackedFile", "PackedHeader", "PackedTensor", "linear_entry", "vector_entry"]
 
 
 @dataclass(frozen=True)
@@ -58,35 +52,6 @@ class PackedTensor:
     data: UInt8
 
 
-def write_packed(path: Path, header: PackedHeader, entries: Sequence[PackedEntry], data: Iterable[Chunk]) -> None:
-    """Write a packed file; it appears under `path` whole or not at all.
-
-    Args:
-        path: the file; an older one is replaced.
-        header: what it says about itself.
-        entries: its tensors, in order.
-        data: chunks `(tensor name, array)` in the order of the entries; a tensor may come in several chunks.
-
-    Raises:
-        PackedFileError: the disk has too little room, or cannot be written.
-    """
-    tokenizer = np.frombuffer(header.tokenizer_json, np.uint8)
-    blob = PackedEntry(TOKENIZER_BLOB, "blob", 0, 0, 0, (), tokenizer.nbytes)
-    placed, header_json, total = encode_header(header, [blob, *entries])
-    chunks = itertools.chain([(TOKENIZER_BLOB, tokenizer)] if tokenizer.size else [], data)
-    data_hash = hashlib.sha256()
-    with AtomicFile(path, total) as file:
-        position = data_start(len(header_json))
-        file.write((bytes(PRELUDE_BYTES) + header_json).ljust(position, b"\0"))
-        for entry in placed:
-            for piece in _entry_bytes(entry, position, chunks):
-                file.write(piece)
-                data_hash.update(piece)
-            position = entry.offset + entry.nbytes
-        file.seek(0)
-        file.write(encode_prelude(header_json, total, data_hash.digest()))
-
-
 def _map(fd: int) -> mmap.mmap:
     """The file, read-only and shared. Every token streams through all of it, so 2 MB pages are worth asking for:
     measured 27 -> 31 GB/s where the file system keeps large folios (ext4 on Linux 6.18); elsewhere the hint is refused.
@@ -97,18 +62,6 @@ def _map(fd: int) -> mmap.mmap:
     return mapped
 
 
-def _entry_bytes(entry: PackedEntry, position: int, chunks: Iterator[Chunk]) -> Iterator[memoryview | bytes]:
-    """The zero padding before an entry, then its chunks; asserts that they are its own and fill it exactly."""
-    yield bytes(entry.offset - position)
-    missing = entry.nbytes
-    while missing > 0:
-        name, array = next(chunks, ("the end", np.empty(0)))
-        assert name == entry.name, f"{name!r} came where data of {entry.name!r} was due"
-        missing -= array.nbytes
-        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    assert missing == 0, f"{entry.name!r} got {-missing} bytes too many"
-
-
 class PackedFile:
     """An open packed file. Its arrays are views of the map and stay valid while any of them is referenced.
 
@@ -116,7 +69,7 @@ class PackedFile:
         path: where it lies. header: what it says about itself. weight_bytes: bytes of its linear weights.
     """
 
-    def __init__(self, path: Path, header: PackedHeader, entries: Mapping[str, PackedEntry], data: UInt8) -> None:
+    def __init__(self, path: Path, header: PackedHeader, entries: Mapping[str, PackedEntry], data: memoryview) -> None:
         self.path = path
         self.header = header
         self._entries = entries
@@ -140,7 +93,7 @@ class PackedFile:
                 size = file.seek(0, 2)
                 if size < PRELUDE_BYTES:
                     raise PackedFileError(f"{path} has {size} bytes, less than a header; it is truncated: delete it")
-                data = np.frombuffer(_map(file.fileno()), np.uint8)
+                data = memoryview(_map(file.fileno()))
         except OSError as error:
             raise PackedFileError(f"{path} cannot be opened: {error}") from error
         header, entries = read_header(path, data)
@@ -175,6 +128,8 @@ class PackedFile:
         entry = self._entry(name)
         if entry.format != "vector":
             raise PackedFileError(f"{self.path}: {name!r} is packed as {entry.format}, not a vector")
+        import numpy as np
+
         return self._view(entry).view(np.float32).reshape(entry.shape)
 
     @property
@@ -185,7 +140,7 @@ class PackedFile:
     def verify(self) -> None:
         """Read all data and compare its checksum. Raises PackedFileError when it differs."""
         start, expected = stored_data_hash(self._data)
-        if hashlib.sha256(self._data[start:].data).digest() != expected:
+        if hashlib.sha256(self._data[start:]).digest() != expected:
             raise PackedFileError(f"{self.path}: the weights do not match their checksum; delete it to pack again")
 
     def _entry(self, name: str) -> PackedEntry:
@@ -195,4 +150,7 @@ class PackedFile:
         return entry
 
     def _view(self, entry: PackedEntry) -> UInt8:
-        return self._data[entry.offset : entry.offset + entry.nbytes]
+        # Imported here: who only reads what a model is does without arrays.
+        import numpy as np
+
+        return np.frombuffer(self._data[entry.offset : entry.offset + entry.nbytes], np.uint8)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from glm_crush.errors import PackedFileError
-from glm_crush.weights.layout import FORMATS, LAYOUT_VERSION, packed_nbytes
+from glm_crush.weights.packed_size import FORMATS, LAYOUT_VERSION, packed_nbytes
 
 __all__ = [
     "PRELUDE_BYTES",
@@ -33,8 +31,6 @@ __all__ = [
     "stored_data_hash",
     "vector_entry",
 ]
-
-UInt8 = npt.NDArray[np.uint8]
 
 _MAGIC: Final = b"GLMCRUSH"
 _PRELUDE: Final = struct.Struct("<8sIIQQ32s32s32x")  # magic, version, flags, header bytes, total bytes, two sha256
@@ -92,7 +88,7 @@ def linear_entry(name: str, weight_format: str, rows: int, cols: int, experts: i
 
 def vector_entry(name: str, shape: Sequence[int]) -> PackedEntry:
     """The entry of a float32 array."""
-    nbytes = 4 * int(np.prod(shape, dtype=np.int64))
+    nbytes = 4 * math.prod(shape)
     return PackedEntry(name, "vector", 0, 0, 0, tuple(shape), nbytes)
 
 
@@ -149,13 +145,13 @@ def encode_prelude(header_json: bytes, total_nbytes: int, data_hash: bytes) -> b
     return _PRELUDE.pack(_MAGIC, LAYOUT_VERSION, 0, len(header_json), total_nbytes, header_hash, data_hash)
 
 
-def stored_data_hash(data: UInt8) -> tuple[int, bytes]:
+def stored_data_hash(data: memoryview) -> tuple[int, bytes]:
     """Start and expected sha256 of the data region of a mapped file."""
-    fields = _PRELUDE.unpack_from(data.data)
+    fields = _PRELUDE.unpack_from(data)
     return data_start(fields[3]), fields[6]
 
 
-def read_header(path: Path, data: UInt8) -> tuple[PackedHeader, dict[str, PackedEntry]]:
+def read_header(path: Path, data: memoryview) -> tuple[PackedHeader, dict[str, PackedEntry]]:
     """Header and entries of a mapped file.
 
     Raises:
@@ -164,9 +160,9 @@ def read_header(path: Path, data: UInt8) -> tuple[PackedHeader, dict[str, Packed
     return _parse_header(path, _checked_document(path, data), data)
 
 
-def _checked_document(path: Path, data: UInt8) -> dict[str, Any]:
+def _checked_document(path: Path, data: memoryview) -> dict[str, Any]:
     """Check the prelude and the header's checksum; the parsed JSON."""
-    magic, version, _, header_nbytes, total, header_hash, _ = _PRELUDE.unpack_from(data.data)
+    magic, version, _, header_nbytes, total, header_hash, _ = _PRELUDE.unpack_from(data)
     if magic != _MAGIC:
         raise PackedFileError(
             f"{path} is not a packed model: it starts with {bytes(magic)!r}, not {_MAGIC!r}; "
@@ -192,7 +188,9 @@ def _checked_document(path: Path, data: UInt8) -> dict[str, Any]:
     return document
 
 
-def _parse_header(path: Path, document: dict[str, Any], data: UInt8) -> tuple[PackedHeader, dict[str, PackedEntry]]:
+def _parse_header(
+    path: Path, document: dict[str, Any], data: memoryview
+) -> tuple[PackedHeader, dict[str, PackedEntry]]:
     """Header and entries; a file that lies about them is refused, since kernels trust these numbers."""
     start, _ = stored_data_hash(data)
     entries: dict[str, PackedEntry] = {}

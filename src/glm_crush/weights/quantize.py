@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from glm_crush.weights.layout import GROUP, QuantBlocks, RowQuant
+from glm_crush.weights.layout import QuantBlocks, RowQuant
+from glm_crush.weights.packed_size import GROUP
 
 __all__ = ["check_finite", "quantize_q4", "quantize_q4a", "quantize_q8", "quantize_q8g"]
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glm_crush.errors import CheckpointError, UnsupportedModelError
-from glm_crush.weights.layout import GROUP, QuantBlocks
+from glm_crush.weights.layout import QuantBlocks
+from glm_crush.weights.packed_size import GROUP
 from glm_crush.weights.source_tensor import SourceTensor
 
 __all__ = ["AwqTensor", "GptqTensor", "GroupQuantTensor", "PackQuantizedTensor", "ScaledTensor"]

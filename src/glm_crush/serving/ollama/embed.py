@@ -9,15 +9,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.engine.embedder import shorten_vectors
-from glm_crush.engine.encoder_runner import Float32
-from glm_crush.engine.reranker import unit_vectors
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import json_response, read_request
@@ -29,11 +25,13 @@ from glm_crush.serving.ollama.wishes import refuse_unless
 from glm_crush.serving.served_encoder import EmbeddedTexts, ServedEncoder
 from glm_crush.serving.served_models import ServedModels
 
+if TYPE_CHECKING:
+    from glm_crush.engine.encoder_runner import Float32
+
 __all__ = ["Embedding"]
 
 _MOST_INPUTS = 2048
 _LARGE_REPLY = 20_000  # numbers; fewer are written in about a millisecond
-_NOTHING: Float32 = np.zeros((0, 0), np.float32)
 
 
 class Embedding:
@@ -63,7 +61,10 @@ class Embedding:
         if done is None:
             return Response(status_code=499)
         # Ollama's vectors have length 1 whatever the model gives.
-        vectors = unit_vectors(shorten_vectors(done.vectors, request.dimensions)) if texts else _NOTHING
+        from glm_crush.engine.embedder import shorten_vectors
+        from glm_crush.engine.reranker import unit_vectors
+
+        vectors = unit_vectors(shorten_vectors(done.vectors, request.dimensions)) if texts else done.vectors
         body = {
             "model": request.model,
             "embeddings": await _lists(vectors),
@@ -106,7 +107,9 @@ class Embedding:
                 parameter="options.num_ctx",
             )
         if not texts:
-            return EmbeddedTexts(_NOTHING, 0)
+            import numpy as np
+
+            return EmbeddedTexts(np.zeros((0, 0), np.float32), 0)
         work = model.embed(texts, truncate_to=context_length if cut else None)
         return await run_until_disconnect(work, http.receive)
 

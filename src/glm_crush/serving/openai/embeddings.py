@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from glm_crush.engine.embedder import shorten_vectors
-from glm_crush.engine.encoder import TextInput
-from glm_crush.engine.encoder_runner import Float32
 from glm_crush.errors import InvalidParameterError
 from glm_crush.serving.event_stream import run_until_disconnect
 from glm_crush.serving.json_http import StrictModel, json_response, read_request
@@ -21,6 +18,10 @@ from glm_crush.serving.openai.replies import Embeddings
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_encoder import ServedEncoders
+
+if TYPE_CHECKING:
+    from glm_crush.engine.encoder import TextInput
+    from glm_crush.engine.encoder_runner import Float32
 
 __all__ = ["LARGE_REPLY", "EmbeddingRequest", "Vectors", "compute_vectors", "embedding_routes", "truncation"]
 
@@ -98,6 +99,8 @@ async def compute_vectors(encoders: ServedEncoders, request: EmbeddingRequest) -
             )
         truncate_to = truncation(request.truncate_prompt_tokens, model.encoder.max_length)
         done = await model.embed(inputs, kind=request.input_type, truncate_to=truncate_to)
+        from glm_crush.engine.embedder import shorten_vectors
+
         return Vectors(shorten_vectors(done.vectors, request.dimensions), model.name, done.num_tokens)
 
 

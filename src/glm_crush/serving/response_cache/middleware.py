@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glm_crush.cache.exact import ExactCache
 from glm_crush.cache.reply import CachedReply
-from glm_crush.cache.semantic.cache import Lookup
 from glm_crush.serving.middleware import Application, Message, Receive, Scope, Send
 from glm_crush.serving.response_cache.flight import Flight
 from glm_crush.serving.response_cache.policy import (
@@ -24,9 +23,12 @@ from glm_crush.serving.response_cache.policy import (
     may_keep,
     read_object,
 )
-from glm_crush.serving.response_cache.semantic import SemanticTier
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.tenant import LOCAL_TENANT
+
+if TYPE_CHECKING:
+    from glm_crush.cache.semantic.cache import Lookup
+    from glm_crush.serving.response_cache.semantic import SemanticTier
 
 __all__ = ["ResponseCaching"]
 

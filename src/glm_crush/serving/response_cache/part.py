@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,10 +25,12 @@ from glm_crush.serving.json_http import json_response
 from glm_crush.serving.openapi import Endpoint
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.response_cache.middleware import ResponseCaching
-from glm_crush.serving.response_cache.semantic import semantic_tier
 from glm_crush.serving.routing import ApiRoute
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.storage.lazy import LazyDatabase
+
+if TYPE_CHECKING:
+    from glm_crush.serving.response_cache.semantic import SemanticTier
 
 __all__ = ["ResponseCache"]
 
@@ -57,7 +60,11 @@ class ResponseCache(ServerPart):
         self._cache = ExactCache(
             MemoryReplies(settings.max_bytes), ttl_seconds=settings.ttl_seconds, store=_store(settings, database)
         )
-        self._semantic = None if settings.semantic == "off" else semantic_tier(models, settings, database, chance)
+        self._semantic: SemanticTier | None = None
+        if settings.semantic != "off":
+            from glm_crush.serving.response_cache.semantic import semantic_tier
+
+            self._semantic = semantic_tier(models, settings, database, chance)
 
     def routes(self) -> Sequence[ApiRoute]:
         """What the operator asks."""
