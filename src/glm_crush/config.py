@@ -97,6 +97,9 @@ class CrushSettings:
     deadline_seconds: float | None = _setting(
         None, "a request that has not ended after this is ended with an error; unset = it may take as long as it takes"
     )
+    grammar_seconds: float | None = _setting(
+        2.0, "processor time that compiling a grammar or schema may take; unset = as much as it takes", low=0.01
+    )
     tenant_weights: str | None = _setting(
         None, "shares of tenants that have not 1 under load, such as 'search=4, batch=0.5'"
     )

@@ -18,6 +18,10 @@ from tests.engine.scripted import ScriptedExecutor, make_engine, run
 TOKENIZER = glm_tokenizer()
 IDS = TOKENIZER.added_ids
 EOS = [IDS["<|endoftext|>"], IDS["<|user|>"], IDS["<|observation|>"]]
+# 200 characters that unfold to 130,000 optional letters.
+UNFOLDS = StructuredOutput.lark(
+    "start: A0\n" + "".join(f"A{i}: A{i + 1} A{i + 1}\n" for i in range(16)) + 'A16: "x"? "y"?'
+)
 THINK = (IDS["<think>"], IDS["</think>"])
 
 

@@ -125,19 +125,20 @@ async def test_a_short_grammar_does_not_wait_for_a_long_one(tmp_path: Path):
 
 
 async def test_a_compiled_grammar_waits_for_none(tmp_path: Path):
-    gate = Gate(tmp_path, "slow")
+    gate = Gate(tmp_path, "slow", length=10_000)
+    long = replace(YES, grammar=YES.grammar.ljust(10_000))
     async with process() as engine:
-        await text_of(engine, "first", YES)
+        await text_of(engine, "first", long)
         slow = asyncio.create_task(text_of(engine, "slow", gate.grammar))
         await gate.reached()
-        assert await text_of(engine, "again", YES) == "yes"
+        assert await text_of(engine, "again", long) == "yes"
         assert not slow.done()
         slow.cancel()
         await gate.open()
 
 
 async def test_a_request_that_is_given_up_is_forgotten_at_once(tmp_path: Path):
-    first, second = Gate(tmp_path, "first"), Gate(tmp_path, "second")
+    first, second = (Gate(tmp_path, name, length=10_000) for name in ("first", "second"))
     async with process() as engine:
         tasks = [asyncio.create_task(text_of(engine, str(gate), gate.grammar)) for gate in (first, second)]
         await until(lambda: engine.num_waiting == 2)
@@ -146,7 +147,7 @@ async def test_a_request_that_is_given_up_is_forgotten_at_once(tmp_path: Path):
         await until(lambda: engine.num_waiting == 0)
         await first.open()
         # The second is not compiled any more: it would hold this one up.
-        assert await text_of(engine, "next", NO) == "no"
+        assert await text_of(engine, "next", replace(NO, grammar=NO.grammar.ljust(10_000))) == "no"
         assert engine.metrics.num_output_tokens == len(grammar_models.TOKENIZER.encode("no"))
 
 

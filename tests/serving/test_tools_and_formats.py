@@ -15,6 +15,7 @@ import pytest
 from glm_crush.config import ApiSettings
 from glm_crush.serving.app import create_app
 from tests.chat.glm_tokens import glm_tokenizer_json
+from tests.engine.grammar_models import UNFOLDS
 
 pytestmark = [pytest.mark.requirement("E2"), pytest.mark.requirement("S1")]
 
@@ -295,6 +296,7 @@ def test_structured_outputs_hold_chats_and_completions(api: Api, form: Any, acce
         ),
         ({"structured_outputs": {"regex": "(", "choice": ["a"]}}, "structured_outputs", "regex and choice"),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs", "unclosed group"),
+        ({"structured_outputs": {"grammar": UNFOLDS.grammar}}, "structured_outputs", "compiling it took more"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs", "give a list"),
         (
             {

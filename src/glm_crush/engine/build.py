@@ -110,7 +110,12 @@ def build_engine(
 
     pool = BlockPool(cache.num_blocks, BLOCK_SIZE)
     eos_token_ids = sorted({*loaded.compiled.eos_token_ids, *tokenizer.eos_token_ids})
-    grammars = GrammarCompiler(tokenizer.definition, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
+    grammars = GrammarCompiler(
+        tokenizer.definition,
+        vocab_size=vocab_size,
+        eos_token_ids=eos_token_ids,
+        max_seconds=settings.grammar_seconds,
+    )
     runner = Runner(
         executor,
         limits,

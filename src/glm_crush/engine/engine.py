@@ -201,6 +201,8 @@ class Engine:
         self._failure = self._failure or EngineError("The engine has been closed.")
         if self._stored_prefixes is not None:
             self._stored_prefixes.close()
+        if self.grammars is not None:
+            self.grammars.close()
 
     def check_integrity(self) -> None:
         """Assert that queues, blocks and replies agree; for tests and idle moments."""

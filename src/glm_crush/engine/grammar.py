@@ -23,6 +23,8 @@ from glm_crush.types import StructuredOutput
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+    from glm_crush.engine.grammar_trial import GrammarTrial
+
 __all__ = ["GrammarCompiler", "GrammarState", "check_structured"]
 
 _MAX_COMPILED = 64
@@ -173,13 +175,23 @@ class GrammarCompiler:
         tokenizer_json: gives the tokenizer's definition, asked for when the first grammar comes.
         vocab_size: width of the model's logits.
         eos_token_ids: ids that end a reply.
+        max_seconds: processor time that a grammar may take to be compiled; None = as much as it takes.
     """
 
-    def __init__(self, tokenizer_json: Callable[[], bytes], *, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer_json: Callable[[], bytes],
+        *,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        max_seconds: float | None = None,
+    ) -> None:
         self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._eos_token_ids = tuple(sorted(set(eos_token_ids)))
-        self._lock = threading.Lock()  # guards the two below
+        self._max_seconds = max_seconds
+        self._trial: GrammarTrial | None = None
+        self._lock = threading.Lock()  # guards the trial's making and the two below
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
@@ -197,22 +209,34 @@ class GrammarCompiler:
         self._compile(structured)
 
     def start(self, structured: StructuredOutput) -> GrammarState:
-        """The state of a new reply. Raises InvalidParameterError as `check` does."""
-        return GrammarState(structured, self._compile(structured), self._eos_token_ids)
+        """The state of a new reply under a grammar that `check` has let through."""
+        return GrammarState(structured, self._compile(structured, is_tried=True), self._eos_token_ids)
 
-    def _compile(self, structured: StructuredOutput) -> LLMatcher:
+    def close(self) -> None:
+        """End what was started to try grammars out."""
+        if self._trial is not None:
+            self._trial.close()
+
+    def _compile(self, structured: StructuredOutput, *, is_tried: bool = False) -> LLMatcher:
         # Imported here: a server that is asked for no grammar does without the library's 4 MB.
-        from glm_crush.engine.grammar_library import compile_grammar, load_tokenizer
+        from glm_crush.engine.grammar_library import check_size, compile_grammar, load_tokenizer, special_tokens
+        from glm_crush.engine.grammar_trial import GrammarTrial
 
+        check_size(structured)
         key = (structured.kind, structured.grammar)
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = load_tokenizer(self._tokenizer_json(), self._vocab_size, self._eos_token_ids)
+                if self._max_seconds is not None:
+                    specials = special_tokens(self._tokenizer)
+                    self._trial = GrammarTrial(specials, self._vocab_size, max_seconds=self._max_seconds)
             compiled = self._compiled.get(key)
             if compiled is not None:
                 self._compiled.move_to_end(key)
                 return compiled
         # Outside the lock: nobody who has a grammar ready waits for another's.
+        if self._trial is not None and not is_tried:
+            self._trial.try_out(structured)
         compiled = compile_grammar(self._tokenizer, structured)
         with self._lock:
             self._compiled[key] = compiled

@@ -1,6 +1,7 @@
-"""Grammars as llguidance takes them, and its errors in our words. The only file that imports the library.
+"""Grammars as llguidance takes them, and its errors in our words. No other file imports the library, but for the
+tokenizer of that process.
 
-Above: `grammar`, which imports this when the first grammar comes.
+Above: `grammar`, which imports this when the first grammar comes, and the process that tries grammars out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from glm_crush.errors import InvalidParameterError
 from glm_crush.types import StructuredOutput
 
-__all__ = ["compile_grammar", "load_tokenizer", "without_state"]
+__all__ = ["check_size", "compile_grammar", "load_tokenizer", "special_tokens", "stack_bytes", "without_state"]
 
 _MAX_MESSAGE = 400
 # The library goes down a grammar by recursion: a chain of references as long as the text allows takes some 500 bytes of
@@ -43,15 +44,31 @@ def load_tokenizer(definition: bytes, vocab_size: int, eos_token_ids: Sequence[i
         ) from error
 
 
-def compile_grammar(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLMatcher:
-    """A matcher at the grammar's beginning.
+def special_tokens(tokenizer: LLTokenizer) -> dict[int, bytes]:
+    """The tokens that a grammar can name, by id."""
+    ids = [token_id for token_id in range(tokenizer.vocab_size) if tokenizer.is_special_token(token_id)]
+    texts = {token_id: tokenizer.decode_bytes([token_id]) for token_id in ids}
+    return {token_id: text for token_id, text in texts.items() if text}
 
-    Raises:
-        InvalidParameterError: the grammar is malformed, too long, or uses what cannot be enforced; says what.
-    """
+
+def stack_bytes(characters: int) -> int:
+    """The stack that a grammar of so many characters may need."""
+    return _STACK_BYTES + characters * _STACK_BYTES_PER_CHARACTER
+
+
+def check_size(structured: StructuredOutput) -> None:
+    """Raises InvalidParameterError for a grammar longer than any stack."""
     size = len(structured.grammar)
     if size > _MAX_CHARACTERS:
         raise _refusal(structured.kind, f"it has {size} characters; at most {_MAX_CHARACTERS} can be compiled")
+
+
+def compile_grammar(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLMatcher:
+    """A matcher at the beginning of a grammar that is not too long.
+
+    Raises:
+        InvalidParameterError: the grammar is malformed, or uses what cannot be enforced; says what.
+    """
     compiled: Future[LLMatcher] = Future()
 
     def compile_it() -> None:
@@ -64,7 +81,7 @@ def compile_grammar(tokenizer: LLTokenizer, structured: StructuredOutput) -> LLM
 
     thread = threading.Thread(target=compile_it, name="glm-grammar", daemon=True)
     with _STACK_SIZE:
-        threading.stack_size(_STACK_BYTES + size * _STACK_BYTES_PER_CHARACTER)
+        threading.stack_size(stack_bytes(len(structured.grammar)))
         try:
             thread.start()
         finally:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import queue
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Literal
 
 from glm_crush.engine.process.wire import WireError
@@ -16,11 +17,13 @@ from glm_crush.engine.process.wire import WireError
 __all__ = ["Beside", "Lane", "error_of"]
 
 Lane = Literal["short", "long", "adapter"]
+# Among short grammars too there are some that take long.
+_THREADS: Mapping[Lane, int] = MappingProxyType({"short": 4, "long": 1, "adapter": 1})
 GoOn = Callable[[WireError | None], None]
 
 
 class Beside:
-    """One thread for each lane, started when it is first needed.
+    """Some threads for each lane, started when they are first needed.
 
     Attributes:
         bell: readable when there is something for `go_on`.
@@ -39,7 +42,7 @@ class Beside:
             self._rope.send(b"!")
 
         if lane not in self._lanes:
-            self._lanes[lane] = ThreadPoolExecutor(1, thread_name_prefix=f"glm-{lane}")
+            self._lanes[lane] = ThreadPoolExecutor(_THREADS[lane], thread_name_prefix=f"glm-{lane}")
         return self._lanes[lane].submit(do_it)
 
     def go_on(self) -> None:
