@@ -15,7 +15,18 @@ NOT_FOR_A_START = (
     # terminals, arrays, checkpoints: what is drawn, computed, packed or converted
     *("rich", "prompt_toolkit", "numpy", "ml_dtypes", "gguf", "safetensors", "glm_crush.weights.checkpoint"),
     # what a request brings in that needs it
-    *("sqlalchemy", "aiosqlite", "grpc", "google.protobuf", "strawberry", "graphql", "mcp", "httpx2", "structlog"),
+    *(
+        "sqlalchemy",
+        "aiosqlite",
+        "grpc",
+        "google.protobuf",
+        "strawberry",
+        "graphql",
+        "mcp",
+        "httpx2",
+        "structlog",
+        "websockets",
+    ),
     # what the engine's process has
     *("llguidance", "glm_crush.kernels.native", "glm_crush.engine.engine", "glm_crush.engine.scheduler"),
     # other verbs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -139,6 +140,8 @@ def serve(
     )
     settings = load()
     with ExitStack() as held:
+        gc.disable()  # until modules are imported, which stay: see `_import_server`
+        held.callback(gc.enable)
         spawned = None
         if settings.api.engine_process:
             # First of all: the engine's process imports while this one does.
@@ -214,6 +217,10 @@ def _import_server() -> None:
     """What takes long to import and is not needed for the engine to begin."""
     import glm_crush.serving.app
     import glm_crush.serving.http_server  # noqa: F401
+
+    # Modules are no garbage: looking through them takes time now, and would again while requests run.
+    gc.freeze()
+    gc.enable()
 
 
 def _parts(settings: Settings, models: ServedModels, database: LazyDatabase) -> list[ServerPart]:

@@ -5,19 +5,11 @@ Above: `http_server.py`. Below: uvicorn, which else closes every socket at once 
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-__all__ = ["DrainingSocket", "ends_in_order"]
+from glm_crush.serving.orderly_end import is_to_end_in_order
 
-_MARK = "glm_crush.ends_in_order"
-
-
-def ends_in_order(scope: MutableMapping[str, Any]) -> None:
-    """Say that the application of this socket closes it by itself soon after the server has begun to stop."""
-    scope[_MARK] = True
+__all__ = ["DrainingSocket"]
 
 
 class DrainingSocket(WebSocketsSansIOProtocol):
@@ -25,5 +17,5 @@ class DrainingSocket(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Called when the server begins to stop."""
-        if not (self.handshake_complete and self.scope.get(_MARK)):
+        if not (self.handshake_complete and is_to_end_in_order(self.scope)):
             super().shutdown()

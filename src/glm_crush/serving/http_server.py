@@ -11,13 +11,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from glm_crush.config import ApiSettings
 from glm_crush.gateway_settings import GatewaySettings
-from glm_crush.serving.draining_socket import DrainingSocket
 from glm_crush.serving.gateway.guarded_protocol import guarded_protocol
 from glm_crush.serving.gateway.tls import Certificate
 from glm_crush.serving.reloading.reloading import Reloading
@@ -69,7 +69,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=self._protocol_class,
                 loop="uvloop",
-                ws=DrainingSocket,
+                ws=_draining_socket,  # type: ignore[arg-type]  # called as the class would be
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,  # tokens are short, and their callers are near
                 log_config=None,
@@ -129,3 +129,10 @@ class HttpServer(uvicorn.Server):
 
     def _protocol(self) -> asyncio.Protocol:
         return self._protocol_class(self.config, self.server_state, self.lifespan.state)
+
+
+def _draining_socket(**arguments: Any) -> asyncio.Protocol:
+    # Imported with the first socket: a server is ready before the library would be.
+    from glm_crush.serving.draining_socket import DrainingSocket
+
+    return DrainingSocket(**arguments)

@@ -19,7 +19,6 @@ from pydantic_core import from_json, to_json
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from glm_crush.errors import AccessError, OverloadedError
-from glm_crush.serving.draining_socket import ends_in_order
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.accounts import Accounts
 from glm_crush.serving.gateway.admission import acting
@@ -28,6 +27,7 @@ from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
 from glm_crush.serving.graphql.context import OperationContext
 from glm_crush.serving.graphql.errors import DocumentRefused, field_error
 from glm_crush.serving.graphql.operation import GraphqlRequest, Operations, read_parameters
+from glm_crush.serving.orderly_end import ends_in_order
 from glm_crush.serving.served_models import ServedModels
 
 __all__ = ["PROTOCOL", "Connection"]

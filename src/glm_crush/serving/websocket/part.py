@@ -15,10 +15,10 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from glm_crush.errors import AccessError, OverloadedError
-from glm_crush.serving.draining_socket import ends_in_order
 from glm_crush.serving.errors import error_reply
 from glm_crush.serving.gateway.browser_guard import BrowserGuard
 from glm_crush.serving.gateway.gateway import Credentials, Gateway, key_in
+from glm_crush.serving.orderly_end import ends_in_order
 from glm_crush.serving.part import ServerPart
 from glm_crush.serving.served_models import ServedModels
 from glm_crush.serving.websocket.connection import Connection
