@@ -1,4 +1,4 @@
-"""Replies in the SQL database without waiting for it: it is opened beside the first request, which is a miss anyway.
+"""Replies in the SQL database without waiting for it: it is opened soon after the first request, a miss anyway, began.
 
 Above: the composition root. Below: `sql`, imported in a thread when it is first needed.
 """
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from glm_crush.cache.sql import SqlReplies
 
 __all__ = ["LazySqlReplies"]
+
+_PAUSE_SECONDS = 0.25  # importing what opens a database would hold up the first tokens
 
 
 class LazySqlReplies:
@@ -53,6 +55,7 @@ class LazySqlReplies:
         return self._opening
 
     async def _open(self) -> SqlReplies:
+        await asyncio.sleep(_PAUSE_SECONDS)
         database = await self._database.open()
         from glm_crush.cache.sql import SqlReplies
 
