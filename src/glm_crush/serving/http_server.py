@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -69,7 +68,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=self._protocol_class,
                 loop="uvloop",
-                ws=_draining_socket,  # type: ignore[arg-type]  # called as the class would be
+                ws=asyncio.Protocol,  # there are WebSockets; the guarded protocol puts ours in its place
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,  # tokens are short, and their callers are near
                 log_config=None,
@@ -129,10 +128,3 @@ class HttpServer(uvicorn.Server):
 
     def _protocol(self) -> asyncio.Protocol:
         return self._protocol_class(self.config, self.server_state, self.lifespan.state)
-
-
-def _draining_socket(**arguments: Any) -> asyncio.Protocol:
-    # Imported with the first socket: a server is ready before the library would be.
-    from glm_crush.serving.draining_socket import DrainingSocket
-
-    return DrainingSocket(**arguments)

@@ -180,7 +180,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._flushed()
         self.all_connections.set_busy(self)
         release = partial(self.all_connections.remove, self)
-        self.ws_protocol_class = _guarded_socket(self.ws_protocol_class, self.limits.write_seconds, release)
+        self.ws_protocol_class = _guarded_socket(self.limits.write_seconds, release)
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
@@ -270,13 +270,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
-def _guarded_socket(base: Any, write_seconds: float, release: Callable[[], None]) -> Any:
-    """The WebSocket protocol that uvicorn has found, but that a client which reads nothing is cut off.
+def _guarded_socket(write_seconds: float, release: Callable[[], None]) -> type[asyncio.Protocol]:
+    """Our WebSocket protocol, but that a client which reads nothing is cut off: a close frame would wait behind it."""
+    # Imported with the first socket: a server is ready before the library would be.
+    from glm_crush.serving.draining_socket import DrainingSocket
 
-    There is no other way: a close frame would wait behind what is not read.
-    """
-
-    class Guarded(base):  # type: ignore[misc]  # known at run time only
+    class Guarded(DrainingSocket):
         _deadline: asyncio.TimerHandle | None = None
 
         def pause_writing(self) -> None:
