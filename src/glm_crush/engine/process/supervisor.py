@@ -213,14 +213,16 @@ class Supervisor:
     def _bury(self, child: ChildProcess, what: str, *, patience_seconds: float = 0.0) -> None:
         """Account for a child that died, and plan the next."""
         lived = self._clock() - self._running_since if self.is_running else 0.0
-        self.is_running, self._child = False, None
+        self._child = None
         reason = f"The engine (process {child.pid}) {what}{child.end(patience_seconds)}"
         if not self.first_start.done():
             raise EngineError(f"{reason} while it loaded the model.")
         self.past_metrics = sum_of_metrics(self.past_metrics, self.status.metrics)
         self.status = Status(0, 0, 0.0, EngineMetrics())
         now = self._clock()
+        # In this order: who sees that no child takes requests sees when the next one will.
         self.next_start = self._policy.next_start(now, lived_seconds=lived)
+        self.is_running = False
         _log.error("%s; it is started again in %.1f s", reason, self.next_start - now)
         self._questions.after_death(reason)
         self._deliver(self._requests.after_death(reason, patience_until=now + self._supervision.wait_seconds))
