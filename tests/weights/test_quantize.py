@@ -54,6 +54,16 @@ def test_asymmetric_error_stays_within_a_step_of_the_range(values: np.ndarray) -
     assert (error <= spread * (1.3 / 15) + largest * 2.0**-9 + 2.0**-20).all()
 
 
+@pytest.mark.parametrize("quantize", [quantize_q4, quantize_q4a, quantize_q8g, quantize_q8])
+@pytest.mark.parametrize("value", [1e-45, 6.045511e-39, 1e-37])
+def test_weights_whose_inverse_overflows_become_zero(quantize, value: float) -> None:
+    values = np.zeros((1, 32), np.float32)
+    values[0, 3] = value
+    assert np.abs(quantize(values).float32()).max() <= 1e-37
+    values[0, 4] = 1.0
+    assert quantize(values).float32()[0, 4] == pytest.approx(1.0, rel=1e-2)
+
+
 def test_zeros_stay_zero_and_have_no_scale() -> None:
     zeros = np.zeros((2, 40), np.float32)
     blocks = quantize_q4(zeros)

@@ -22,6 +22,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 _SLICE_GROUPS: Final = 2048  # 256 KiB of float32: a slice and its temporaries stay in the second-level cache
 _LARGEST_FLOAT16: Final = 65504.0
+_NO_SCALE: Final = 1e-30
 # Where the largest weight of a group may land, in units of the scale. -8 uses the whole range; the others
 # clip it or leave room. A finer list lowers the error by less than 0.2 %.
 _Q4_REACH: Final = (-8.7, -8.35, -8.0, -7.65, -7.3, -6.9, -6.5, 7.3)
@@ -92,7 +93,8 @@ def _best_q4(x: Float32) -> tuple[npt.NDArray[np.float16], UInt8]:
     """Scales `[n]` and codes `[n, 32]` of groups `[n, 32]`."""
     rows = np.arange(len(x))
     extreme = x[rows, np.abs(x).argmax(axis=1)]
-    safe = np.where(extreme == 0, np.float32(1), extreme)
+    # What is so small has no float16 scale, and its inverse may overflow.
+    safe = np.where(np.abs(extreme) < _NO_SCALE, np.float32(1), extreme)
     best_gain = np.zeros(len(x), np.float32)
     best_scale = np.zeros(len(x), np.float32)
     scaled = np.empty_like(x)
@@ -115,7 +117,7 @@ def _best_q4a(x: Float32) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float
     """Scales `[n]`, minima `[n]` and codes `[n, 32]` of groups `[n, 32]`."""
     low = x.min(axis=1)
     spread = x.max(axis=1) - low
-    safe = np.where(spread == 0, np.float32(1), spread)
+    safe = np.where(spread < _NO_SCALE, np.float32(1), spread)
     total = x.sum(axis=1)
     best_error = np.full(len(x), np.inf, np.float32)
     best_scale, best_min = np.zeros(len(x), np.float32), low.copy()
@@ -137,8 +139,9 @@ def _best_q4a(x: Float32) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float
 
 def _codes(x: Float32, scales: Float32, bottom: int, offset: int, top: int | None = None) -> UInt8:
     """Nearest codes of rows with one scale each, clipped to `[-bottom, top]` and shifted by `offset`."""
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     # The inverse of a subnormal scale may overflow: such weights are nothing beside the others.
+    with np.errstate(over="ignore"):
+        inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     inverse[~np.isfinite(inverse)] = 0
     scaled = np.rint(x * inverse[:, None])
     np.clip(scaled, -bottom, bottom if top is None else top, out=scaled)
