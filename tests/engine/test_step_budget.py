@@ -169,7 +169,7 @@ def test_a_running_request_past_its_deadline_ends_with_what_it_has_and_an_error(
 
 def test_a_default_deadline_holds_for_requests_that_come_without():
     engine, _ = timed_engine()
-    engine._deadlines = Deadlines(default_seconds=2.5)
+    engine.deadlines = Deadlines(default_seconds=2.5)
     engine.add_request([1], greedy(max_tokens=10), request_id="a")
     engine.add_request([1], greedy(max_tokens=10), request_id="b", deadline_seconds=60.0)
     errors = {delta.request_id: delta.error for delta in run_deltas(engine) if delta.finish_reason is not None}
