@@ -23,9 +23,12 @@ from glm_crush.types import SamplingParams, StructuredOutput
 from tests.engine import grammar_models
 from tests.engine.process_children import CACHE, SlowGrammars
 
-pytestmark = [pytest.mark.anyio, pytest.mark.requirement("E2", "E4")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("children_find_the_tests"),
+    pytest.mark.requirement("E2", "E4"),
+]
 
-ROOT = Path(__file__).parents[2]
 YES = StructuredOutput.choice(["yes"])
 NO = StructuredOutput.choice(["no"])
 
@@ -33,11 +36,6 @@ NO = StructuredOutput.choice(["no"])
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 class Gate:

@@ -30,19 +30,16 @@ from glm_crush.types import SamplingParams, StructuredOutput
 from tests.engine.process_children import BEFORE, CACHE, DEADLY, HANGER, KILLER, MAKE, RAISER
 from tests.engine.scripted import greedy, make_engine, run, sampled
 
-pytestmark = [pytest.mark.anyio, pytest.mark.requirement("E4", "S9")]
-
-ROOT = Path(__file__).parents[2]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.usefixtures("children_find_the_tests"),
+    pytest.mark.requirement("E4", "S9"),
+]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(autouse=True)
-def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ which fits it to a program, and `weights.merge`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glm_crush.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
-from glm_crush.weights.json_file import unique_keys
+from glm_crush.weights.json_file import parse_object
 from glm_crush.weights.safetensors_reader import RawTensor, read_safetensors
 from glm_crush.weights.source_tensor import DenseTensor
 
@@ -118,12 +117,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], Any]:
             data = file.read(_MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        config = json.loads(data, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds {type(config).__name__}, not an object")
+    config = parse_object(path, data)
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise UnsupportedModelError(f"{path}: peft_type is {kind!r}; only LORA is supported")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from glm_crush.errors import CheckpointError
 
-__all__ = ["read_bytes", "read_json", "unique_keys"]
+__all__ = ["parse_object", "read_bytes", "read_json", "unique_keys"]
 
 _MAX_JSON_BYTES: Final = 256_000_000
 
@@ -33,8 +33,11 @@ def read_bytes(path: Path, *, optional: bool = False) -> bytes:
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """The object in a file; {} if it is optional and not there. Raises CheckpointError."""
     data = read_bytes(path, optional=optional)
-    if optional and not data:
-        return {}
+    return {} if optional and not data else parse_object(path, data)
+
+
+def parse_object(path: Path, data: bytes) -> dict[str, Any]:
+    """The object that a file holds, no key of it twice. Raises CheckpointError, which names the file."""
     try:
         value = json.loads(data, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
